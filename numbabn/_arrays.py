@@ -1,0 +1,124 @@
+"""What is this array? Kinds and dtypes that are taken, parameters and outputs that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.exceptions import TooHardError
+
+Array = npt.NDArray[Any]
+
+SUPPORTED = frozenset("fd")  # dtype characters, either byte order: float32, float64
+_OVERLAP_WORK = 1000  # candidate solutions np.shares_memory may try; undecided counts as overlap
+
+
+def adopt(name: str, value: Any) -> Array:
+    """The ndarray in `value`: itself, a view of a subclass, or a list converted.
+
+    Raises
+    ------
+    TypeError
+        For masked arrays and for dtypes that are not supported.
+    """
+    if type(value) is not np.ndarray:
+        if isinstance(value, np.ma.MaskedArray):
+            raise TypeError(f"{name} is a masked array, whose mask would be lost: fill or drop the masked values first")
+        value = np.asarray(value)
+    if value.dtype.char not in SUPPORTED:
+        raise TypeError(f"{name} has dtype {value.dtype}, expected float32 or float64: cast with {name}.astype('float32')")
+    return value  # type: ignore[no-any-return]
+
+
+def adopt_like(name: str, value: Any, x: Array, x_name: str) -> Array:
+    """A second array operand: x's shape and, byte order apart, x's dtype."""
+    array = adopt(name, value)
+    if array.shape != x.shape:
+        raise ValueError(f"{name} has shape {array.shape}, expected the shape of {x_name}, {x.shape}")
+    if array.dtype.char != x.dtype.char:
+        raise TypeError(f"{name} has dtype {array.dtype}, expected the dtype of {x_name}, {x.dtype}")
+    return array
+
+
+def parameter(name: str, value: Any, shape: tuple[int, ...]) -> Array:
+    """A per-channel argument of the kept axes' shape, any supported dtype."""
+    array = adopt(name, value)
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}, expected {shape}, one value for each channel")
+    return array
+
+
+def buffer(name: str, value: Any, shape: tuple[int, ...]) -> Array:
+    """A per-channel argument that will be written in place."""
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name} is updated in place and must be an ndarray, got {type(value).__name__}")
+    array = parameter(name, value, shape)
+    _require_writable(name, array)
+    return array
+
+
+def output(out: Any, like: Array, inputs: Iterable[tuple[str, Array | None]], same: tuple[Array, ...]) -> Array:
+    """The array to write a result of `like`'s shape and dtype to.
+
+    Parameters
+    ----------
+    out : ndarray or None
+        What the caller gave; None asks for a new array in `like`'s memory order.
+    like : ndarray
+        Has the result's shape and dtype.
+    inputs : iterable of (name, array)
+        What `out` must not overlap.
+    same : tuple of ndarray
+        Those of the inputs that `out` may be, element for element.
+    """
+    if out is None:
+        return np.empty_like(like, order="K", subok=False)
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"out must be an ndarray, got {type(out).__name__}")
+    if out.shape != like.shape:
+        raise ValueError(f"out has shape {out.shape}, expected {like.shape}")
+    if out.dtype != like.dtype:
+        raise TypeError(f"out has dtype {out.dtype}, expected {like.dtype}")
+    _require_writable("out", out)
+    array = np.asarray(out)
+    if array.size == 0:
+        return array
+    if not array.flags.c_contiguous and _overlaps_itself(array):
+        raise ValueError(f"out overlaps itself: shape {out.shape}, strides {out.strides}")
+    for name, other in inputs:
+        if other is not None and _overlaps(array, other) and not any(other is s and _is_same(array, s) for s in same):
+            raise ValueError(f"out overlaps {name}; it must be apart from it or the very same elements as x or dy")
+    return array
+
+
+def _require_writable(name: str, array: Array) -> None:
+    if not array.flags.writeable:
+        raise ValueError(f"{name} is read-only, expected a writable array")
+
+
+def _is_same(a: Array, b: Array) -> bool:
+    if a is b:
+        return True
+    here, there = a.__array_interface__["data"][0], b.__array_interface__["data"][0]
+    return bool(here == there and a.strides == b.strides)
+
+
+def _overlaps(a: Array, b: Array) -> bool:
+    if a.base is None and b.base is None:
+        return a is b  # both own their memory; the exact test takes a microsecond
+    try:
+        return bool(np.shares_memory(a, b, max_work=_OVERLAP_WORK))
+    except TooHardError:
+        return True
+
+
+def _overlaps_itself(array: Array) -> bool:
+    """True unless each axis steps beyond all that the smaller axes span."""
+    spanned = array.itemsize
+    for step, n in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1):
+        if step < spanned:
+            return True
+        spanned += step * (n - 1)
+    return False

@@ -1,0 +1,165 @@
+"""The one door to Numba: how kernels are compiled, cached, and which of their twins runs on how many threads."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+import pickle
+import threading
+import types as pytypes
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import numba
+import numpy.typing as npt
+from numba import prange as prange
+from numba.core import types
+
+from ._config import current
+
+# What a kernel's parameters may be; the annotation alone gives the compiled signature.
+In: TypeAlias = npt.NDArray[Any]  # flat array, read only: read-only and writable callers share one compilation
+Out: TypeAlias = npt.NDArray[Any]  # flat array, written
+Pack: TypeAlias = npt.NDArray[Any]  # float64 (rows, C)
+Grid: TypeAlias = npt.NDArray[Any]  # int64 (1 + operands, 3): extents, then each operand's offset and strides
+
+_DTYPES = {"f": types.float32, "d": types.float64}
+_OPTIONS = {"nogil": True, "error_model": "numpy"}  # no fastmath: vectors and fma are explicit, bits are owed
+_CACHE_ERRORS = (RuntimeError, OSError, EOFError, pickle.UnpicklingError)  # no place, full disk, torn file
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def inner(function: _F) -> _F:
+    """Compile a function that only kernels call; it lives in their cache entries and cannot allocate.
+
+    Without Numba's runtime, array arguments are not reference-counted: two atomic operations a call, from all threads
+    on one address, made a pass over 7x7 planes twice as long.
+    """
+    return numba.njit(_nrt=False, **_OPTIONS)(function)  # type: ignore[no-any-return]
+
+
+@inner
+def row(grid, k):  # type: ignore[no-untyped-def]
+    """The three numbers in row k of a grid."""
+    return grid[k, 0], grid[k, 1], grid[k, 2]
+
+
+class kernel:
+    """One body, four cached functions: float32 and float64, serial and parallel, each with one explicit signature.
+
+    Numba keys its cache by the defining file and the signature. A name of its own for each twin, with a hash of all
+    kernel sources in it, keeps twins apart, drops code whose helpers changed, and makes racing processes write the
+    same content.
+    """
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self.function = function
+        self._twins: dict[tuple[str, bool], Callable[..., None]] = {}
+
+    def __call__(self, threads: int, x: In, *args: Any) -> None:
+        parallel = threads > 1
+        key = (x.dtype.char, parallel)
+        twin = self._twins.get(key) or self.compiled(*key)
+        if parallel:
+            _run(twin, threads, x, *args)
+        else:
+            twin(x, *args)
+
+    def compiled(self, char: str, parallel: bool) -> Callable[..., None]:
+        """Twin for a dtype character, loaded from the cache or compiled on first use."""
+        with _lock:
+            if (char, parallel) not in self._twins:
+                self._twins[char, parallel] = self._compile(char, parallel)
+            return self._twins[char, parallel]
+
+    def _compile(self, char: str, parallel: bool) -> Callable[..., None]:
+        if numba.config.DISABLE_JIT:
+            return self.function
+        body = self.function
+        name = f"{body.__name__}_{_DTYPES[char]}_{'parallel' if parallel else 'serial'}_{_salt}"
+        options = {**_OPTIONS, "parallel": parallel}
+        signature = self._signature(_DTYPES[char])
+        if current().cache:
+            try:
+                return numba.njit(signature, cache=True, **options)(_copy(body, name))  # type: ignore[no-any-return]
+            except _CACHE_ERRORS:
+                pass  # nowhere to keep it: compile for this process alone
+        return numba.njit(signature, **options)(_copy(body, name))  # type: ignore[no-any-return]
+
+    def _signature(self, dtype: Any) -> Any:
+        kinds = {
+            "In": types.Array(dtype, 1, "C", readonly=True),
+            "Out": types.Array(dtype, 1, "C"),
+            "Pack": types.Array(types.float64, 2, "C"),
+            "Grid": types.Array(types.int64, 2, "C"),
+            "float": types.float64,
+        }
+        parameters = inspect.signature(self.function).parameters.values()
+        return types.void(*(kinds[str(p.annotation)] for p in parameters))
+
+
+def threads_for(size: int) -> int:
+    """Threads that a call over `size` elements may use here and now; 1 asks for the serial twin."""
+    settings = current()
+    if size < settings.parallel_threshold or settings.threads == 1 or _pool_lost or numba.config.DISABLE_JIT:
+        return 1
+    threads = numba.get_num_threads()
+    if settings.threads is not None:
+        threads = min(settings.threads, numba.config.NUMBA_NUM_THREADS)
+    # A second parallel call aborts the process under workqueue: with another Python thread alive, stay serial.
+    if threads > 1 and numba.threading_layer() == "workqueue" and threading.active_count() > 1:
+        return 1
+    return threads
+
+
+def _run(twin: Callable[..., None], threads: int, *args: Any) -> None:
+    """Call a parallel twin on `threads` threads and leave the thread's own number as it was."""
+    before = numba.get_num_threads()
+    if threads == before:
+        twin(*args)
+        return
+    numba.set_num_threads(threads)
+    try:
+        twin(*args)
+    finally:
+        numba.set_num_threads(before)
+
+
+def _copy(function: Callable[..., None], name: str) -> Any:
+    code, scope = function.__code__, function.__globals__  # type: ignore[attr-defined]
+    twin = pytypes.FunctionType(code, scope, name)
+    twin.__qualname__ = name
+    twin.__module__ = function.__module__
+    return twin
+
+
+def _source_hash() -> str:
+    folder = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("_cpu/*.py"), folder / "_scalar.py", folder / "_geometry.py", folder / "_compile.py"]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _pool_started() -> bool:
+    from numba.np.ufunc import parallel
+
+    return bool(parallel._is_initialized)
+
+
+def _after_fork() -> None:
+    """A forked child has Numba's pool but none of its threads; GNU OpenMP would kill it at the next launch."""
+    global _pool_lost
+    _pool_lost = _pool_lost or _pool_started()
+    _lock.release()
+
+
+_salt = _source_hash()
+_lock = threading.RLock()
+_pool_lost = False
+if hasattr(os, "register_at_fork"):
+    # Held across a fork, so that no child starts with a compilation, and Numba's own lock, half-way.
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_after_fork)

@@ -1,0 +1,80 @@
+"""CPU backend: per-channel loops over flat NumPy arrays.
+
+Every function takes flat operands, a pack whose rows `numbabn._geometry` names, and the geometry that they share.
+"""
+
+from __future__ import annotations
+
+from .._compile import In, Out, Pack, threads_for
+from .._geometry import Geometry
+from . import fused, pointwise, reduce
+
+_CACHE = 512 * 1024  # bytes of a channels-last block that stay in L2 between reduction and writing
+
+
+def moments(x: In, pack: Pack, geometry: Geometry) -> None:
+    """MEAN and M2 from x."""
+    kernel = reduce.moments_channels_last if geometry.channels_last else reduce.moments_channels_first
+    kernel(threads_for(geometry.size), x, pack, geometry.grid)
+
+
+def normalize(x: In, y: Out, pack: Pack, geometry: Geometry) -> None:
+    """y from x and MEAN, INVSTD, WEIGHT, BIAS."""
+    kernel = pointwise.normalize_channels_last if geometry.channels_last else pointwise.normalize_channels_first
+    kernel(threads_for(geometry.size), x, y, pack, geometry.grid)
+
+
+def backward_reduce(dy: In, x: In, pack: Pack, geometry: Geometry) -> None:
+    """SUM_DY and SUM_DY_XMU from dy, x and MEAN."""
+    last = geometry.channels_last
+    kernel = reduce.backward_reduce_channels_last if last else reduce.backward_reduce_channels_first
+    kernel(threads_for(geometry.size), dy, x, pack, geometry.grid)
+
+
+def backward_elemt(dy: In, x: In, dx: Out, pack: Pack, geometry: Geometry, count: float) -> None:
+    """dx from dy, x, MEAN, INVSTD, WEIGHT and the two sums over `count` elements a channel."""
+    last = geometry.channels_last
+    kernel = pointwise.backward_elemt_channels_last if last else pointwise.backward_elemt_channels_first
+    kernel(threads_for(geometry.size), dy, x, dx, pack, geometry.grid, count)
+
+
+def forward(x: In, y: Out, pack: Pack, geometry: Geometry, eps: float, momentum: float, ddof: float) -> None:
+    """y, MEAN, M2, INVSTD and the new RUNNING_MEAN and RUNNING_VAR from x, WEIGHT, BIAS and the old ones."""
+    threads, count = threads_for(geometry.size), float(geometry.count)
+    if _fuse(geometry, threads, x.itemsize):
+        kernel = fused.forward_channels_last if geometry.channels_last else fused.forward_channels_first
+        kernel(threads, x, y, pack, geometry.grid, count, eps, momentum, ddof)
+    else:
+        moments(x, pack, geometry)
+        finish(pack, count, eps, momentum, ddof)
+        normalize(x, y, pack, geometry)
+
+
+def finish(pack: Pack, count: float, eps: float, momentum: float, ddof: float) -> None:
+    """INVSTD and the new RUNNING_MEAN and RUNNING_VAR from MEAN, M2 and the old ones."""
+    fused.finish(1, pack, count, eps, momentum, ddof)
+
+
+def invert(pack: Pack, eps: float) -> None:
+    """INVSTD from the variance that stands in its place."""
+    fused.invert(1, pack, eps)
+
+
+def backward(dy: In, x: In, dx: Out, pack: Pack, geometry: Geometry) -> None:
+    """dx, SUM_DY and SUM_DY_XMU from dy, x, MEAN, INVSTD and WEIGHT."""
+    threads, count = threads_for(geometry.size), float(geometry.count)
+    if _fuse(geometry, threads, x.itemsize):
+        kernel = fused.backward_channels_last if geometry.channels_last else fused.backward_channels_first
+        kernel(threads, dy, x, dx, pack, geometry.grid, count)
+    else:
+        backward_reduce(dy, x, pack, geometry)
+        backward_elemt(dy, x, dx, pack, geometry, count)
+
+
+def _fuse(geometry: Geometry, threads: int, itemsize: int) -> bool:
+    """Whether there are enough channels to share out whole and, channels last, a block of them stays in cache."""
+    if geometry.channels_last:
+        columns = fused.BLOCK // itemsize
+        fits = geometry.n_outer * fused.BLOCK <= _CACHE
+        return fits and (threads == 1 or geometry.n_channels >= 4 * threads * columns)
+    return threads == 1 or geometry.n_channels >= 4 * threads

@@ -1,0 +1,329 @@
+"""Explicit SIMD vectors for the kernels: one cache line of lanes that lives in registers like a scalar.
+
+Each function below is its own Python twin: plain Python calls run the body (a vector is a NumPy array), compiled code
+gets the LLVM instructions registered under it. The number of lanes is fixed per dtype, not per CPU: LLVM splits the
+vectors for narrower machines, so every machine adds in the same order.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import lower_builtin, models, register_model, type_callable
+
+LANES = {types.float32: 16, types.float64: 8}  # 64 bytes, one cache line
+
+_I32 = ir.IntType(32)
+
+
+def lanes(x: Any) -> int:
+    """Lanes of a vector of x's dtype."""
+    return int(64 // x.itemsize)
+
+
+def load(x: Any, i: int) -> Any:
+    """Vector x[i : i + lanes]."""
+    return load_part(x, i, lanes(x), splat(x, 0.0))
+
+
+def load_part(x: Any, i: int, n: int, fill: Any) -> Any:
+    """First n lanes from x[i:], the others, and their number, from the vector `fill`."""
+    _check_bounds(x, i, n)
+    vector = fill.copy()
+    vector[:n] = x[i : i + n]
+    return vector
+
+
+def store(x: Any, i: int, v: Any) -> None:
+    """Write all lanes of v to x[i:]."""
+    store_part(x, i, v, v.size)
+
+
+def store_part(x: Any, i: int, v: Any, n: int) -> None:
+    """Write the first n lanes of v to x[i:]."""
+    _check_bounds(x, i, n)
+    x[i : i + n] = v[:n]
+
+
+def stream(x: Any, i: int, v: Any) -> None:
+    """Write all lanes of v to x[i:], an address on a cache line, past the caches; `fence` before handing x on."""
+    store(x, i, v)
+
+
+def fence() -> None:
+    """Make streamed lanes visible to other threads."""
+
+
+def until_aligned(x: Any, i: int) -> int:
+    """Elements from x[i] to the next cache line."""
+    return int(-(x.ctypes.data + i * x.itemsize) % 64) // int(x.itemsize)
+
+
+def splat(like: Any, value: float) -> Any:
+    """Vector like an array's or another vector, with `value` in every lane."""
+    return np.full_like(like, value) if like.ndim == 1 and like.size == lanes(like) else np.full(lanes(like), value)
+
+
+def rounded(x: Any, value: float) -> float:
+    """Nearest float64 that x's dtype can hold: the high part of a split mean."""
+    return float(x.dtype.type(value))
+
+
+def cast(v: Any, dtype: Any) -> Any:
+    """Lanes of v converted to dtype."""
+    return v.astype(dtype)
+
+
+def cast_like(v: Any, like: Any) -> Any:
+    """Lanes of v converted to another vector's dtype."""
+    return v.astype(like.dtype)
+
+
+def fma(a: Any, b: Any, c: Any) -> Any:
+    """a * b + c, rounded once where compiled."""
+    return a * b + c
+
+
+def within(v: Any, n: int, low: float, high: float) -> bool:
+    """Whether each of the first n lanes lies between low and high; NaN does not."""
+    return bool(((v[:n] > low) & (v[:n] < high)).all())
+
+
+def hsum(v: Any) -> float:
+    """Sum of the lanes in float64, halves added to halves."""
+    v = v.astype(np.float64)
+    while v.size > 1:
+        v = v[: v.size // 2] + v[v.size // 2 :]
+    return float(v[0])
+
+
+def _check_bounds(x: Any, i: int, n: int) -> None:
+    if not 0 <= i <= i + n <= x.size:
+        raise IndexError(f"lanes {i}..{i + n} of an array of {x.size}")
+
+
+class Vector(types.Type):
+    """Numba type of an LLVM vector."""
+
+    def __init__(self, dtype: types.Type, count: int) -> None:
+        self.dtype = dtype
+        self.count = count
+        super().__init__(name=f"Vector({dtype}, {count})")
+
+
+def _llvm(vector: Vector) -> ir.VectorType:
+    element = ir.FloatType() if vector.dtype == types.float32 else ir.DoubleType()
+    return ir.VectorType(element, vector.count)
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, vector: Vector) -> None:
+        super().__init__(manager, vector, _llvm(vector))
+
+
+def _of(array: Any) -> Vector | None:
+    known = isinstance(array, types.Array) and array.dtype in LANES
+    return Vector(array.dtype, LANES[array.dtype]) if known else None
+
+
+def _typed(function: Any, typer: Callable[..., Any]) -> None:
+    type_callable(function)(lambda _context: typer)
+
+
+_typed(lanes, lambda x: types.intp if _of(x) else None)
+_typed(load, lambda x, i: _of(x))
+_typed(load_part, lambda x, i, n, fill: fill if isinstance(fill, Vector) else None)
+_typed(store, lambda x, i, v: types.none)
+_typed(store_part, lambda x, i, v, n: types.none)
+_typed(stream, lambda x, i, v: types.none)
+_typed(fence, lambda: types.none)
+_typed(until_aligned, lambda x, i: types.intp if _of(x) else None)
+_typed(splat, lambda like, value: like if isinstance(like, Vector) else _of(like))
+_typed(rounded, lambda x, value: types.float64)
+_typed(cast, lambda v, dtype: Vector(dtype.dtype, v.count))
+_typed(cast_like, lambda v, like: like)
+_typed(fma, lambda a, b, c: a if isinstance(a, Vector) else None)
+_typed(within, lambda v, n, low, high: types.boolean)
+_typed(hsum, lambda v: types.float64)
+for _operator in (operator.add, operator.sub, operator.mul):
+    _typed(_operator, lambda a, b: a if isinstance(a, Vector) and a == b else None)
+
+
+def _pointer(context: Any, builder: Any, array_type: Any, array: Any, i: Any, n: Any, vector: Vector) -> Any:
+    """Address of lane 0; under NUMBA_BOUNDSCHECK the first and the last of n lanes are checked."""
+    view = context.make_array(array_type)(context, builder, array)
+    if context.enable_boundscheck:
+        size = cgutils.unpack_tuple(builder, view.shape)[0]
+        last = builder.sub(builder.add(i, n), ir.Constant(n.type, 1))
+        for index in (i, last):
+            cgutils.do_boundscheck(context, builder, index, size, 0)
+    return builder.bitcast(builder.gep(view.data, [i]), _llvm(vector).as_pointer())
+
+
+def _mask(builder: Any, n: Any, count: int) -> Any:
+    lane = ir.VectorType(_I32, count)
+    iota = ir.Constant(lane, [ir.Constant(_I32, k) for k in range(count)])
+    return builder.icmp_signed("<", iota, _broadcast(builder, builder.trunc(n, _I32), lane))
+
+
+def _broadcast(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(undefined, scalar, ir.Constant(_I32, 0))
+    zeros = ir.Constant(ir.VectorType(_I32, vector.count), [ir.Constant(_I32, 0)] * vector.count)
+    return builder.shuffle_vector(first, undefined, zeros)
+
+
+def _call(builder: Any, name: str, result: Any, args: list[Any]) -> Any:
+    kind = ir.FunctionType(result, [a.type for a in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
+
+
+def _suffix(vector: Vector) -> str:
+    return f"v{vector.count}f{vector.dtype.bitwidth}"
+
+
+def _align(vector: Vector) -> Any:
+    return ir.Constant(_I32, vector.dtype.bitwidth // 8)
+
+
+@lower_builtin(lanes, types.Array)
+def _lower_lanes(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return context.get_constant(types.intp, LANES[sig.args[0].dtype])
+
+
+@lower_builtin(load, types.Array, types.Integer)
+def _lower_load(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    vector = sig.return_type
+    n = context.get_constant(types.intp, vector.count)
+    pointer = _pointer(context, builder, sig.args[0], *args, n, vector)
+    return builder.load(pointer, align=vector.dtype.bitwidth // 8)
+
+
+@lower_builtin(load_part, types.Array, types.Integer, types.Integer, Vector)
+def _lower_load_part(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    vector = sig.return_type
+    x, i, n, fill = args
+    pointer = _pointer(context, builder, sig.args[0], x, i, n, vector)
+    name = f"llvm.masked.load.{_suffix(vector)}.p0"
+    return _call(builder, name, _llvm(vector), [pointer, _align(vector), _mask(builder, n, vector.count), fill])
+
+
+@lower_builtin(store, types.Array, types.Integer, Vector)
+def _lower_store(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    vector = sig.args[2]
+    x, i, v = args
+    n = context.get_constant(types.intp, vector.count)
+    pointer = _pointer(context, builder, sig.args[0], x, i, n, vector)
+    builder.store(v, pointer, align=vector.dtype.bitwidth // 8)
+    return context.get_dummy_value()
+
+
+@lower_builtin(store_part, types.Array, types.Integer, Vector, types.Integer)
+def _lower_store_part(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    vector = sig.args[2]
+    x, i, v, n = args
+    pointer = _pointer(context, builder, sig.args[0], x, i, n, vector)
+    name = f"llvm.masked.store.{_suffix(vector)}.p0"
+    _call(builder, name, ir.VoidType(), [v, pointer, _align(vector), _mask(builder, n, vector.count)])
+    return context.get_dummy_value()
+
+
+@lower_builtin(stream, types.Array, types.Integer, Vector)
+def _lower_stream(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    vector = sig.args[2]
+    x, i, v = args
+    n = context.get_constant(types.intp, vector.count)
+    pointer = _pointer(context, builder, sig.args[0], x, i, n, vector)
+    write = builder.store(v, pointer, align=64)
+    write.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_I32, 1)]))
+    return context.get_dummy_value()
+
+
+@lower_builtin(fence)
+def _lower_fence(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    builder.fence("seq_cst")
+    return context.get_dummy_value()
+
+
+@lower_builtin(until_aligned, types.Array, types.Integer)
+def _lower_until_aligned(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    data = context.make_array(sig.args[0])(context, builder, args[0]).data
+    size = sig.args[0].dtype.bitwidth // 8
+    address = builder.ptrtoint(builder.gep(data, [args[1]]), ir.IntType(64))
+    ahead = builder.and_(builder.neg(address), ir.Constant(address.type, 63))
+    return builder.udiv(ahead, ir.Constant(address.type, size))
+
+
+@lower_builtin(splat, types.Array, types.Float)
+@lower_builtin(splat, Vector, types.Float)
+def _lower_splat(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    scalar = context.cast(builder, args[1], sig.args[1], sig.return_type.dtype)
+    return _broadcast(builder, scalar, _llvm(sig.return_type))
+
+
+@lower_builtin(rounded, types.Array, types.Float)
+def _lower_rounded(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    narrow = context.cast(builder, args[1], sig.args[1], sig.args[0].dtype)
+    return context.cast(builder, narrow, sig.args[0].dtype, types.float64)
+
+
+@lower_builtin(cast, Vector, types.Any)
+@lower_builtin(cast_like, Vector, Vector)
+def _lower_cast(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    source, target = sig.args[0], sig.return_type
+    if source == target:
+        return args[0]
+    convert = builder.fpext if target.dtype.bitwidth > source.dtype.bitwidth else builder.fptrunc
+    return convert(args[0], _llvm(target))
+
+
+@lower_builtin(fma, Vector, Vector, Vector)
+def _lower_fma(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return _call(builder, f"llvm.fma.{_suffix(sig.return_type)}", _llvm(sig.return_type), list(args))
+
+
+@lower_builtin(within, Vector, types.Integer, types.Float, types.Float)
+def _lower_within(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    vector = sig.args[0]
+    v, n, low, high = args
+    low, high = (
+        _broadcast(builder, context.cast(builder, bound, kind, vector.dtype), _llvm(vector))
+        for bound, kind in ((low, sig.args[2]), (high, sig.args[3]))
+    )
+    inside = builder.and_(builder.fcmp_ordered(">", v, low), builder.fcmp_ordered("<", v, high))
+    outside = builder.and_(builder.not_(inside), _mask(builder, n, vector.count))
+    bits = ir.IntType(vector.count)
+    return builder.icmp_unsigned("==", builder.bitcast(outside, bits), ir.Constant(bits, 0))
+
+
+@lower_builtin(hsum, Vector)
+def _lower_hsum(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    count = sig.args[0].count
+    wide = Vector(types.float64, count)
+    v = _lower_cast(context, builder, wide(sig.args[0], types.none), args)
+    while count > 1:
+        count //= 2
+        undefined = ir.Constant(v.type, ir.Undefined)
+        low, high = (
+            ir.Constant(ir.VectorType(_I32, count), [ir.Constant(_I32, first + k) for k in range(count)])
+            for first in (0, count)
+        )
+        v = builder.fadd(builder.shuffle_vector(v, undefined, low), builder.shuffle_vector(v, undefined, high))
+    return builder.extract_element(v, ir.Constant(_I32, 0))
+
+
+def _lower_operator(function: Any, instruction: str) -> None:
+    @lower_builtin(function, Vector, Vector)
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return getattr(builder, instruction)(*args)
+
+
+_lower_operator(operator.add, "fadd")
+_lower_operator(operator.sub, "fsub")
+_lower_operator(operator.mul, "fmul")

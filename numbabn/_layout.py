@@ -1,0 +1,218 @@
+"""From shapes and strides to the one frame that kernels walk, and to bounded copies where there is none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numpy.exceptions import AxisError
+
+from ._geometry import Geometry
+
+Array = npt.NDArray[Any]
+
+SLAB = 1 << 18  # elements copied at a time where strides fit no frame: 1 MB of float32
+
+
+class Axes(NamedTuple):
+    """The channel axes of a shape: which are kept, what they hold and how much is reduced."""
+
+    kept: tuple[int, ...]
+    kept_shape: tuple[int, ...]
+    n_channels: int
+    count: int
+
+
+class Piece(NamedTuple):
+    """Flat operands of one frame, and the channels that they hold."""
+
+    operands: list[Array]
+    geometry: Geometry
+    channels: slice
+
+
+@lru_cache(maxsize=4096)
+def channel_axes(shape: tuple[int, ...], axis: int | tuple[int, ...]) -> Axes:
+    """Normalise `axis`, the axis or axes that keep their statistics apart.
+
+    Raises
+    ------
+    AxisError
+        If an axis is out of range.
+    ValueError
+        If an axis is repeated.
+    """
+    ndim = len(shape)
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    for a in axes:
+        if not -ndim <= a < ndim:
+            raise AxisError(a, ndim, "axis")
+    kept = tuple(sorted(a % ndim for a in axes))
+    if len(set(kept)) != len(kept):
+        raise ValueError(f"axis must not repeat an axis, got {axis} for {ndim} dimensions")
+    kept_shape = tuple(shape[a] for a in kept)
+    count = math.prod(n for a, n in enumerate(shape) if a not in kept)
+    return Axes(kept, kept_shape, math.prod(kept_shape), count)
+
+
+def pieces(axes: Axes, inputs: Sequence[Array], output: Array | None = None) -> Iterator[Piece]:
+    """All of the operands, as they lie in memory where one frame fits them, else slab by slab through scratch.
+
+    Operands have one shape. The consumer fills the last operand of a piece where an `output` is given.
+    """
+    operands = (*inputs, output) if output is not None else tuple(inputs)
+    if operands[0].size == 0:
+        return
+    whole = frame(axes, operands)
+    if whole is not None:
+        yield whole
+        return
+    order = _slab_order(axes.kept, operands[0].ndim)
+    views = [a.transpose(order) for a in operands]
+    for index, channels in _slabs(views[0].shape, axes, order):
+        blocks = [view[index] for view in views]
+        scratch = [_native(block) for block in blocks[: len(inputs)]]
+        if output is not None:
+            scratch.append(np.empty_like(scratch[0]))
+        n = channels.stop - channels.start
+        last = order[-1] in axes.kept
+        rest = scratch[0].size // n
+        geometry = _geometry(rest if last else 1, n, 1 if last else rest, last, len(operands))
+        yield Piece([a.reshape(-1) for a in scratch], geometry, channels)
+        if output is not None:
+            np.copyto(blocks[-1], scratch[-1])
+
+
+def frame(axes: Axes, operands: Sequence[Array]) -> Piece | None:
+    """The zero-copy piece that holds all operands, or None if their strides or dtypes admit none."""
+    for a in operands:
+        if not (a.dtype.isnative and a.flags.aligned):
+            return None
+    first = operands[0]
+    found = _canonical(axes.kept, first.shape, first.itemsize, *[a.strides for a in operands])
+    if found is None:
+        return None
+    geometry, runs = found
+    return Piece([_flat(a, run) for a, run in zip(operands, runs, strict=True)], geometry, slice(0, axes.n_channels))
+
+
+@lru_cache(maxsize=4096)
+def _canonical(
+    kept: tuple[int, ...], shape: tuple[int, ...], itemsize: int, *strides: tuple[int, ...]
+) -> tuple[Geometry, tuple[_Run, ...]] | None:
+    """Geometry and runs of operands with these strides: at most (outer, channel, inner), unit inner stride."""
+    if any(s % itemsize for operand in strides for s in operand):
+        return None
+    steps = [tuple(s // itemsize for s in operand) for operand in strides]
+    kept_axes = [a for a in kept if shape[a] > 1]
+    reduced = [a for a in range(len(shape)) if a not in kept and shape[a] > 1]
+    reduced.sort(key=lambda a: (steps[0][a] != 0, -abs(steps[0][a])))  # broadcast axes outermost
+    channel = _merged(kept_axes, shape, steps)
+    rest = _merged(reduced, shape, steps)
+    if len(channel) > 1 or len(rest) > 2:
+        return None
+    units = (1,) * len(steps)
+    n_channels, channel_steps = channel[0] if channel else (1, units)
+    none = (1, (0,) * len(steps))
+    if rest and rest[-1][1] == units:
+        outer, inner, last = (rest[0] if len(rest) == 2 else none), rest[-1], False
+    elif not rest or (len(rest) == 1 and n_channels > 1 and channel_steps == units):
+        outer, inner, last = (rest[0] if rest else none), none, True
+    else:
+        return None
+    geometry = _geometry(outer[0], n_channels, inner[0], last, len(steps))
+    for k, operand in enumerate(steps):
+        offset = -sum((n - 1) * s for n, s in zip(shape, operand, strict=True) if s < 0)
+        geometry.grid[k + 1] = offset, outer[1][k], channel_steps[k]
+    return geometry, tuple(_run(shape, s) for s in steps)
+
+
+def _merged(
+    axes: list[int], shape: tuple[int, ...], steps: list[tuple[int, ...]]
+) -> list[tuple[int, tuple[int, ...]]]:
+    """Extents and strides of axes, neighbours joined where every operand lets them be walked as one."""
+    joined: list[tuple[int, tuple[int, ...]]] = []
+    for a in axes:
+        here = tuple(s[a] for s in steps)
+        if joined and all(above == shape[a] * step for above, step in zip(joined[-1][1], here, strict=True)):
+            joined[-1] = (joined[-1][0] * shape[a], here)
+        else:
+            joined.append((shape[a], here))
+    return joined
+
+
+class _Run(NamedTuple):
+    """The 1-D run of memory that an array spans, lowest address first."""
+
+    extent: int
+    order: tuple[int, ...] | None  # axes from the largest stride to the smallest; None where the run has gaps
+    is_c: bool  # the order is the array's own
+    forward: tuple[slice, ...]  # turns negative strides round
+
+
+def _run(shape: tuple[int, ...], steps: tuple[int, ...]) -> _Run:
+    extent = 1 + sum((n - 1) * abs(s) for n, s in zip(shape, steps, strict=True))
+    forward = tuple(slice(None, None, -1 if s < 0 else 1) for s in steps)
+    order = tuple(sorted(range(len(shape)), key=lambda a: (-steps[a], a)))
+    expected = 1
+    for a in reversed(order):
+        if shape[a] > 1 and steps[a] != expected:
+            return _Run(extent, None, False, forward)
+        expected *= shape[a]
+    return _Run(extent, order, order == tuple(range(len(shape))), forward)
+
+
+def _flat(array: Array, run: _Run) -> Array:
+    """View an array as its run."""
+    if run.is_c:
+        return array.reshape(-1)
+    if run.order is not None:
+        return array.transpose(run.order).reshape(-1)
+    ahead, step = array[run.forward], (array.itemsize,)
+    return np.lib.stride_tricks.as_strided(ahead, (run.extent,), step, writeable=array.flags.writeable)
+
+
+def _geometry(n_outer: int, n_channels: int, n_inner: int, last: bool, operands: int) -> Geometry:
+    """Geometry of operands that are contiguous in this order."""
+    grid = np.empty((operands + 1, 3), np.int64)
+    grid[0] = n_outer, n_channels, n_inner
+    grid[1:] = 0, n_channels * n_inner, n_inner
+    count = n_outer * n_inner
+    return Geometry(n_outer, n_channels, n_inner, last, grid, count, count * n_channels)
+
+
+def _slab_order(kept: tuple[int, ...], ndim: int) -> tuple[int, ...]:
+    """Kept axes last if the last axis is one, else first: scratch is then channels-last or channels-first."""
+    reduced = tuple(a for a in range(ndim) if a not in kept)
+    return reduced + kept if ndim - 1 in kept else kept + reduced
+
+
+def _slabs(shape: tuple[int, ...], axes: Axes, order: tuple[int, ...]) -> Iterator[tuple[Any, slice]]:
+    """Blocks of at most SLAB elements, each contiguous in the given order, with the channels they hold."""
+    tails = [math.prod(shape[k:]) for k in range(len(shape) + 1)]
+    cut = next(k for k in range(len(shape) + 1) if tails[k] <= SLAB) - 1
+    if cut < 0:
+        yield (), slice(0, axes.n_channels)
+        return
+    step = SLAB // tails[cut + 1]
+    first = 0 if order[0] in axes.kept else len(order) - len(axes.kept)
+    channel_tails = {k: math.prod(shape[k + 1 : first + len(axes.kept)]) for k in range(first, first + len(axes.kept))}
+    for lead in np.ndindex(*shape[:cut]):
+        for begin in range(0, shape[cut], step):
+            end = min(begin + step, shape[cut])
+            c = sum(i * channel_tails[k] for k, i in enumerate(lead) if k in channel_tails)
+            if cut in channel_tails:
+                channels = slice(c + begin * channel_tails[cut], c + end * channel_tails[cut])
+            else:
+                inside = [k for k in channel_tails if k > cut]
+                channels = slice(c, c + math.prod(shape[k] for k in inside))
+            yield (*lead, slice(begin, end)), channels
+
+
+def _native(block: Array) -> Array:
+    """C-contiguous copy in native byte order."""
+    return np.array(block, dtype=block.dtype.newbyteorder("="), order="C", copy=True)

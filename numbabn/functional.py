@@ -1,0 +1,652 @@
+"""The public functions: check the arguments, find the frame, hand it to the backend, return."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ._arrays import adopt, adopt_like, buffer, output, parameter
+from ._geometry import BIAS, INVSTD, M2, MEAN, RUNNING_MEAN, RUNNING_VAR, SUM_DY, SUM_DY_XMU, WEIGHT
+from ._layout import Axes, channel_axes, frame, pieces
+from ._moments import Moments, require_eps
+from ._scalar import blend, merge
+
+Array = npt.NDArray[Any]
+
+
+class BatchNormGrads(NamedTuple):
+    """Gradients of a batch normalization; None for those that were not asked for.
+
+    Attributes
+    ----------
+    x : ndarray or None
+        Gradient with respect to the input, in its shape and dtype.
+    weight, bias : ndarray or None
+        Gradients with respect to the parameters, float64, in the shape of the kept axes.
+    """
+
+    x: Array | None
+    weight: Array | None
+    bias: Array | None
+
+
+def batch_norm(
+    x: npt.ArrayLike,
+    running_mean: Array | None = None,
+    running_var: Array | None = None,
+    weight: npt.ArrayLike | None = None,
+    bias: npt.ArrayLike | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    axis: int | tuple[int, ...] = 1,
+    running_ddof: float = 1,
+    out: Array | None = None,
+) -> Array:
+    """Normalise each channel to mean 0 and variance 1, then scale and shift it.
+
+    ``y = (x - mean) / sqrt(var + eps) * weight + bias``, with the statistics of the batch in training and the running
+    ones otherwise.
+
+    Parameters
+    ----------
+    x : array_like of float32 or float64, rank 2 or more
+        Input. Its memory order is kept; no stride pattern makes a whole copy.
+    running_mean, running_var : ndarray, optional
+        Running statistics in the shape of the kept axes, any supported float dtype. Needed unless `training`; in
+        training, those given are updated in place.
+    weight, bias : array_like, optional
+        Scale and shift in the shape of the kept axes, any supported float dtype. 1 and 0 where left out.
+    training : bool, default False
+        Whether to use, and to learn, the statistics of this batch.
+    momentum : float, default 0.1
+        Weight of the new batch in the running statistics (PyTorch's convention; Keras, Flax and TensorFlow name the
+        weight of the old value): ``running = momentum * batch + (1 - momentum) * running``.
+    eps : float, default 1e-5
+        Added to the variance. 0 is allowed: a channel of variance 0 then gives 0.
+    axis : int or tuple of int, default 1
+        The channel axis, or all axes that are kept apart; the others are reduced.
+    running_ddof : float, default 1
+        ``running_var`` learns ``var * n / (n - running_ddof)``; 0 for the biased variance.
+    out : ndarray, optional
+        Where to write y: x's shape and dtype, writable. May be x itself; any other overlap is refused.
+
+    Returns
+    -------
+    ndarray
+        y, in x's shape and dtype; `out` if given.
+
+    Raises
+    ------
+    TypeError
+        If a dtype or kind of array is not supported.
+    ValueError
+        If shapes do not fit, eps is negative, training sees one value per channel, running statistics are missing, or
+        `out` overlaps an input. Nothing has changed then.
+    AxisError
+        If `axis` is out of range.
+
+    Notes
+    -----
+    Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift"
+    (2015). Exact to 1e-6 (float32) at means up to 1e5 standard deviations.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numbabn as nb
+    >>> nb.batch_norm(np.arange(15.0).reshape(5, 3), training=True)[:, 0].round(4)
+    array([-1.4142, -0.7071,  0.    ,  0.7071,  1.4142])
+    """
+    return batch_norm_forward(
+        x,
+        running_mean,
+        running_var,
+        weight,
+        bias,
+        training,
+        momentum,
+        eps,
+        axis=axis,
+        running_ddof=running_ddof,
+        out=out,
+    )[0]
+
+
+def batch_norm_forward(
+    x: npt.ArrayLike,
+    running_mean: Array | None = None,
+    running_var: Array | None = None,
+    weight: npt.ArrayLike | None = None,
+    bias: npt.ArrayLike | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    axis: int | tuple[int, ...] = 1,
+    running_ddof: float = 1,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """`batch_norm` that also returns what `batch_norm_backward` needs.
+
+    Parameters
+    ----------
+    x, running_mean, running_var, weight, bias, training, momentum, eps, axis, running_ddof, out
+        As in `batch_norm`.
+
+    Returns
+    -------
+    y : ndarray
+        In x's shape and dtype.
+    save_mean, save_invstd : ndarray of float64
+        The mean and ``1 / sqrt(var + eps)`` that normalised, in the shape of the kept axes: the batch's in training,
+        else the running ones.
+
+    Raises
+    ------
+    TypeError, ValueError, AxisError
+        As in `batch_norm`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numbabn as nb
+    >>> y, mean, invstd = nb.batch_norm_forward(np.arange(15.0).reshape(5, 3), training=True, eps=0)
+    >>> mean, (1 / invstd**2).round(6)
+    (array([6., 7., 8.]), array([18., 18., 18.]))
+    """
+    array = adopt("x", x)
+    axes = _axes(array, axis)
+    shape = axes.kept_shape
+    require_eps(eps)
+    take = buffer if training else parameter
+    r_mean = None if running_mean is None else take("running_mean", running_mean, shape)
+    r_var = None if running_var is None else take("running_var", running_var, shape)
+    w = None if weight is None else parameter("weight", weight, shape)
+    b = None if bias is None else parameter("bias", bias, shape)
+    if not training:
+        if r_mean is None or r_var is None:
+            missing = "running_mean" if r_mean is None else "running_var"
+            raise ValueError(f"{missing} is None, expected both running statistics where training=False")
+        inputs = (("running_mean", r_mean), ("running_var", r_var), ("weight", w), ("bias", b))
+        y = _output(out, array, inputs)
+        pack = _pack(axes, r_mean, r_var, w, b)
+        _backend().invert(pack, float(eps))
+        _normalize(array, y, pack, axes)
+        return (y if out is None else out), pack[MEAN].reshape(shape), pack[INVSTD].reshape(shape)
+    _require_count(array, axes, running_ddof if r_var is not None else 0)
+    y = _output(out, array, (("running_mean", r_mean), ("running_var", r_var), ("weight", w), ("bias", b)))
+    pack = _pack(axes, 0.0, 0.0, w, b, rows=7)
+    pack[RUNNING_MEAN] = 0.0 if r_mean is None else r_mean.reshape(-1)
+    pack[RUNNING_VAR] = 0.0 if r_var is None else r_var.reshape(-1)
+    if array.size:
+        _train(array, y, pack, axes, float(eps), float(momentum), float(running_ddof if r_var is not None else 0))
+        if r_mean is not None:
+            r_mean[...] = pack[RUNNING_MEAN].reshape(shape)
+        if r_var is not None:
+            r_var[...] = pack[RUNNING_VAR].reshape(shape)
+    return (y if out is None else out), pack[MEAN].reshape(shape), pack[INVSTD].reshape(shape)
+
+
+def batch_norm_backward(
+    dy: npt.ArrayLike,
+    x: npt.ArrayLike | None,
+    weight: npt.ArrayLike | None = None,
+    save_mean: npt.ArrayLike | None = None,
+    save_invstd: npt.ArrayLike | None = None,
+    *,
+    training: bool = True,
+    axis: int | tuple[int, ...] = 1,
+    out: Array | None = None,
+    needs: tuple[str, ...] = ("x", "weight", "bias"),
+) -> BatchNormGrads:
+    """Gradients of `batch_norm_forward`.
+
+    Parameters
+    ----------
+    dy : array_like
+        Gradient with respect to y, in x's shape and dtype.
+    x : array_like or None
+        The forward's input. May be None with ``training=False`` and ``needs=("x",)``: dx then depends on dy alone.
+    weight : array_like, optional
+        The forward's weight.
+    save_mean, save_invstd : array_like
+        As the forward returned them. `save_mean` may be None where x may.
+    training : bool, default True
+        Whether the forward used the batch's statistics, which depend on x, or fixed ones.
+    axis : int or tuple of int, default 1
+        As in the forward.
+    out : ndarray, optional
+        Where to write dx: x's shape and dtype. May be dy or x itself.
+    needs : tuple of {"x", "weight", "bias"}
+        The gradients to compute.
+
+    Returns
+    -------
+    BatchNormGrads
+        ``(x, weight, bias)``; x in dy's dtype, the others float64; None for those not in `needs`.
+
+    Raises
+    ------
+    TypeError, ValueError, AxisError
+        As in `batch_norm`, and ValueError if what `needs` requires is None.
+
+    Notes
+    -----
+    With r = invstd and n values per channel (Ioffe and Szegedy 2015): ``dbias = sum(dy)``,
+    ``dweight = r * sum(dy * (x - mean))`` and, in training,
+    ``dx = weight * r * (dy - sum(dy) / n - (x - mean) * r**2 * sum(dy * (x - mean)) / n)``, else ``weight * r * dy``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numbabn as nb
+    >>> x = np.random.default_rng(0).normal(size=(8, 3))
+    >>> y, mean, invstd = nb.batch_norm_forward(x, training=True)
+    >>> grads = nb.batch_norm_backward(np.ones_like(x), x, None, mean, invstd)
+    >>> grads.bias, bool(abs(grads.x).max() < 1e-12)
+    (array([8., 8., 8.]), True)
+    """
+    unknown = set(needs) - {"x", "weight", "bias"}
+    if unknown:
+        raise ValueError(f"needs may hold 'x', 'weight' and 'bias', got {sorted(map(repr, unknown))}")
+    g = adopt("dy", dy)
+    axes = _axes(g, axis, "dy")
+    reads_x = "weight" in needs or (training and "x" in needs)
+    if reads_x and x is None:
+        raise ValueError(f"x is None, expected the forward's input for needs={needs} with training={training}")
+    array = None if x is None else adopt_like("x", x, g, "dy")
+    w = None if weight is None else parameter("weight", weight, axes.kept_shape)
+    mean = _saved("save_mean", save_mean, axes, needed=reads_x)
+    scale = _saved("save_invstd", save_invstd, axes, needed="x" in needs or "weight" in needs)
+    dx = None
+    if "x" in needs:
+        same = (g,) if array is None else (g, array)
+        inputs = (("dy", g), ("x", array), ("weight", w), ("save_mean", mean), ("save_invstd", scale))
+        dx = output(out, g, inputs, same)
+    elif out is not None:
+        raise ValueError(f"out is given but needs={needs} asks for no gradient with respect to x")
+    pack = _pack(axes, 0.0 if mean is None else mean, 0.0 if scale is None else scale, w, None)
+    pack[SUM_DY] = pack[SUM_DY_XMU] = 0.0
+    if training and dx is not None:
+        _backward(g, array, dx, pack, axes)
+    elif "weight" in needs or "bias" in needs:
+        _backward_reduce(g, g if array is None else array, pack, axes)
+    d_bias = pack[SUM_DY].reshape(axes.kept_shape).copy() if "bias" in needs else None
+    d_weight = (pack[SUM_DY_XMU] * pack[INVSTD]).reshape(axes.kept_shape) if "weight" in needs else None
+    if dx is not None and not training:
+        pack[MEAN], pack[BIAS] = 0.0, -0.0  # x - 0 and a * x + -0 keep the sign of a zero
+        _normalize(g, dx, pack, axes)
+    return BatchNormGrads(dx if out is None else out, d_weight, d_bias)
+
+
+def moments(x: npt.ArrayLike, *, axis: int | tuple[int, ...] = 1) -> Moments:
+    """Count, mean and sum of squared deviations of each channel.
+
+    Parameters
+    ----------
+    x : array_like of float32 or float64, rank 2 or more
+    axis : int or tuple of int, default 1
+        The channel axis, or all axes that are kept apart.
+
+    Returns
+    -------
+    Moments
+        With float64 arrays in the shape of the kept axes; count 0 and zeros for an empty x.
+
+    Raises
+    ------
+    TypeError, ValueError, AxisError
+        As in `batch_norm`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numbabn as nb
+    >>> m = nb.moments(np.arange(6.0).reshape(3, 2))
+    >>> m.count, m.mean, m.var()
+    (3, array([2., 3.]), array([2.66666667, 2.66666667]))
+    """
+    array = adopt("x", x)
+    axes = _axes(array, axis)
+    pack = _moments(array, axes)
+    count = axes.count if array.size else 0
+    return Moments(count, pack[MEAN].reshape(axes.kept_shape).copy(), pack[M2].reshape(axes.kept_shape).copy())
+
+
+def update_running(
+    running_mean: Array | None,
+    running_var: Array | None,
+    moments: Moments,
+    momentum: float = 0.1,
+    *,
+    running_ddof: float = 1,
+) -> None:
+    """Blend a batch's statistics into running ones, in place.
+
+    Parameters
+    ----------
+    running_mean, running_var : ndarray or None
+        Buffers in the shape of the moments, any supported float dtype; None is left alone.
+    moments : Moments
+        Of the batch. Nothing changes if its count is 0.
+    momentum : float, default 0.1
+        Weight of the batch: ``running = momentum * batch + (1 - momentum) * running``.
+    running_ddof : float, default 1
+        ``running_var`` learns ``m2 / (count - running_ddof)``.
+
+    Raises
+    ------
+    TypeError
+        If a buffer is no ndarray or has an unsupported dtype.
+    ValueError
+        If a buffer's shape differs, it is read-only, or the count is not above `running_ddof`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numbabn as nb
+    >>> mean, var = np.zeros(2), np.ones(2)
+    >>> nb.update_running(mean, var, nb.moments(np.arange(6.0).reshape(3, 2)), momentum=0.5)
+    >>> mean, var
+    (array([1. , 1.5]), array([2.5, 2.5]))
+    """
+    shape = moments.mean.shape
+    r_mean = None if running_mean is None else buffer("running_mean", running_mean, shape)
+    r_var = None if running_var is None else buffer("running_var", running_var, shape)
+    if moments.count == 0:
+        return
+    if r_var is not None and not moments.count > running_ddof:
+        raise ValueError(f"moments.count is {moments.count}, expected more than running_ddof={running_ddof}")
+    if r_mean is not None:
+        r_mean[...] = blend(r_mean.astype(np.float64), moments.mean, momentum)
+    if r_var is not None:
+        r_var[...] = blend(r_var.astype(np.float64), moments.var(running_ddof), momentum)
+
+
+def normalize(
+    x: npt.ArrayLike,
+    mean: npt.ArrayLike,
+    invstd: npt.ArrayLike,
+    weight: npt.ArrayLike | None = None,
+    bias: npt.ArrayLike | None = None,
+    *,
+    axis: int | tuple[int, ...] = 1,
+    out: Array | None = None,
+) -> Array:
+    """``(x - mean) * invstd * weight + bias`` with given statistics.
+
+    Parameters
+    ----------
+    x : array_like of float32 or float64, rank 2 or more
+    mean, invstd : array_like
+        In the shape of the kept axes. A float64 mean keeps data far from zero exact.
+    weight, bias : array_like, optional
+        1 and 0 where left out.
+    axis : int or tuple of int, default 1
+    out : ndarray, optional
+        x's shape and dtype; may be x itself.
+
+    Returns
+    -------
+    ndarray
+        In x's shape and dtype; `out` if given.
+
+    Raises
+    ------
+    TypeError, ValueError, AxisError
+        As in `batch_norm`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numbabn as nb
+    >>> x = np.arange(6.0).reshape(3, 2)
+    >>> m = nb.moments(x)
+    >>> nb.normalize(x, m.mean, m.invstd(eps=0)).round(4)
+    array([[-1.2247, -1.2247],
+           [ 0.    ,  0.    ],
+           [ 1.2247,  1.2247]])
+    """
+    array = adopt("x", x)
+    axes = _axes(array, axis)
+    given = {"mean": mean, "invstd": invstd, "weight": weight, "bias": bias}
+    c = {k: None if v is None else parameter(k, v, axes.kept_shape) for k, v in given.items()}
+    y = _output(out, array, c.items())
+    _normalize(array, y, _pack(axes, c["mean"], c["invstd"], c["weight"], c["bias"]), axes)
+    return y if out is None else out
+
+
+def backward_reduce(
+    dy: npt.ArrayLike,
+    x: npt.ArrayLike,
+    mean: npt.ArrayLike,
+    invstd: npt.ArrayLike,
+    *,
+    axis: int | tuple[int, ...] = 1,
+) -> tuple[Array, Array]:
+    """The two sums that the training backward needs; add them over chunks or processes.
+
+    Parameters
+    ----------
+    dy, x : array_like
+        Gradient with respect to y and the forward's input, of one shape and dtype.
+    mean, invstd : array_like
+        That normalised x, in the shape of the kept axes. `invstd` turns ``sum_dy_xmu`` into the weight's gradient,
+        ``invstd * sum_dy_xmu``; the sums do not depend on it.
+    axis : int or tuple of int, default 1
+
+    Returns
+    -------
+    sum_dy, sum_dy_xmu : ndarray of float64
+        ``sum(dy)``, the bias's gradient, and ``sum(dy * (x - mean))``, in the shape of the kept axes.
+
+    Raises
+    ------
+    TypeError, ValueError, AxisError
+        As in `batch_norm`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numbabn as nb
+    >>> x = np.arange(6.0).reshape(3, 2)
+    >>> nb.backward_reduce(x, x, mean=[2.0, 3.0], invstd=[1.0, 1.0])
+    (array([6., 9.]), array([8., 8.]))
+    """
+    g = adopt("dy", dy)
+    axes = _axes(g, axis, "dy")
+    array = adopt_like("x", x, g, "dy")
+    pack = _pack(axes, parameter("mean", mean, axes.kept_shape), parameter("invstd", invstd, axes.kept_shape))
+    _backward_reduce(g, array, pack, axes)
+    return pack[SUM_DY].reshape(axes.kept_shape).copy(), pack[SUM_DY_XMU].reshape(axes.kept_shape).copy()
+
+
+def backward_elemt(
+    dy: npt.ArrayLike,
+    x: npt.ArrayLike,
+    mean: npt.ArrayLike,
+    invstd: npt.ArrayLike,
+    weight: npt.ArrayLike | None,
+    sum_dy: npt.ArrayLike,
+    sum_dy_xmu: npt.ArrayLike,
+    count: float,
+    *,
+    axis: int | tuple[int, ...] = 1,
+    out: Array | None = None,
+) -> Array:
+    """dx of the training backward, from sums over the whole batch.
+
+    Parameters
+    ----------
+    dy, x : array_like
+        As in `backward_reduce`; a chunk of the batch is enough.
+    mean, invstd : array_like
+        Of the whole batch.
+    weight : array_like or None
+        The forward's weight.
+    sum_dy, sum_dy_xmu : array_like
+        Sums over the whole batch.
+    count : float
+        Values per channel in the whole batch.
+    axis : int or tuple of int, default 1
+    out : ndarray, optional
+        x's shape and dtype; may be dy or x itself.
+
+    Returns
+    -------
+    ndarray
+        dx, in x's shape and dtype; `out` if given.
+
+    Raises
+    ------
+    TypeError, ValueError, AxisError
+        As in `batch_norm`, and ValueError if count is not positive.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numbabn as nb
+    >>> x = np.arange(6.0).reshape(3, 2)
+    >>> m = nb.moments(x)
+    >>> sums = nb.backward_reduce(x, x, m.mean, m.invstd(0))
+    >>> bool(abs(nb.backward_elemt(x, x, m.mean, m.invstd(0), None, *sums, m.count)).max() < 1e-15)
+    True
+    """
+    g = adopt("dy", dy)
+    axes = _axes(g, axis, "dy")
+    array = adopt_like("x", x, g, "dy")
+    given = {
+        "mean": mean,
+        "invstd": invstd,
+        "weight": weight,
+        "sum_dy": sum_dy,
+        "sum_dy_xmu": sum_dy_xmu,
+    }
+    c = {k: None if k == "weight" and v is None else parameter(k, v, axes.kept_shape) for k, v in given.items()}
+    if g.size and not count > 0:
+        raise ValueError(f"count must be > 0, got {count}")
+    dx = output(out, g, (("dy", g), ("x", array), *c.items()), (g, array))
+    pack = _pack(axes, c["mean"], c["invstd"], c["weight"])
+    pack[SUM_DY], pack[SUM_DY_XMU] = c["sum_dy"].reshape(-1), c["sum_dy_xmu"].reshape(-1)
+    _backward_elemt(g, array, dx, pack, axes, float(count))
+    return dx if out is None else out
+
+
+# -- checks ------------------------------------------------------------------------------------------------------------
+
+
+def _axes(array: Array, axis: int | tuple[int, ...], name: str = "x") -> Axes:
+    if array.ndim < 2:
+        raise ValueError(f"{name} has shape {array.shape}, expected at least 2 dimensions")
+    return channel_axes(array.shape, axis)
+
+
+def _output(out: Array | None, x: Array, inputs: Any) -> Array:
+    return output(out, x, (("x", x), *inputs), (x,))
+
+
+def _require_count(x: Array, axes: Axes, ddof: float) -> None:
+    if x.size and axes.count == 1:
+        raise ValueError(f"training needs more than 1 value per channel, got x of shape {x.shape} with axis {axes.kept}")
+    if x.size and not axes.count > ddof:
+        raise ValueError(f"running_ddof is {ddof}, expected less than the {axes.count} values per channel")
+
+
+def _saved(name: str, value: Any, axes: Axes, needed: bool) -> Array | None:
+    if value is None:
+        if needed:
+            raise ValueError(f"{name} is None, expected what batch_norm_forward returned")
+        return None
+    return parameter(name, value, axes.kept_shape)
+
+
+# -- the steps: every piece through the backend ------------------------------------------------------------------------
+
+
+@cache
+def _backend() -> Any:
+    """Loaded on first use: it imports Numba."""
+    from . import _cpu
+
+    return _cpu
+
+
+def _pack(axes: Axes, mean: Any, scale: Any, weight: Any = None, bias: Any = None, rows: int = 5) -> Array:
+    pack = np.empty((rows, axes.n_channels))
+    pack[MEAN] = mean.reshape(-1) if isinstance(mean, np.ndarray) else mean
+    pack[INVSTD] = scale.reshape(-1) if isinstance(scale, np.ndarray) else scale
+    pack[WEIGHT] = 1.0 if weight is None else weight.reshape(-1)
+    pack[BIAS] = 0.0 if bias is None else bias.reshape(-1)
+    return pack
+
+
+def _part(pack: Array, channels: slice) -> Array:
+    whole = channels.stop - channels.start == pack.shape[1]
+    return pack if whole else np.ascontiguousarray(pack[:, channels])
+
+
+def _moments(x: Array, axes: Axes) -> Array:
+    pack = np.zeros((5, axes.n_channels))
+    counts = np.zeros(axes.n_channels)
+    for (flat,), geometry, channels in pieces(axes, (x,)):
+        part = np.empty((5, geometry.n_channels))
+        _backend().moments(flat, part, geometry)
+        if geometry.size == x.size:
+            return part
+        with np.errstate(invalid="ignore", over="ignore"):
+            pack[MEAN, channels], pack[M2, channels] = merge(
+                counts[channels],
+                pack[MEAN, channels],
+                pack[M2, channels],
+                geometry.count,
+                part[MEAN],
+                part[M2],
+            )
+        counts[channels] += geometry.count
+    return pack
+
+
+def _normalize(x: Array, y: Array, pack: Array, axes: Axes) -> None:
+    for (flat_x, flat_y), geometry, channels in pieces(axes, (x,), y):
+        _backend().normalize(flat_x, flat_y, _part(pack, channels), geometry)
+
+
+def _train(x: Array, y: Array, pack: Array, axes: Axes, eps: float, momentum: float, ddof: float) -> None:
+    whole = frame(axes, (x, y))
+    if whole is not None:
+        _backend().forward(*whole.operands, pack, whole.geometry, eps, momentum, ddof)
+        return
+    statistics = _moments(x, axes)
+    pack[MEAN], pack[M2] = statistics[MEAN], statistics[M2]
+    _backend().finish(pack, float(axes.count), eps, momentum, ddof)
+    _normalize(x, y, pack[:5], axes)
+
+
+def _backward_reduce(dy: Array, x: Array, pack: Array, axes: Axes) -> None:
+    sums = np.zeros((2, axes.n_channels))
+    for (flat_dy, flat_x), geometry, channels in pieces(axes, (dy, x)):
+        part = pack[:, channels].copy()
+        _backend().backward_reduce(flat_dy, flat_x, part, geometry)
+        sums[0, channels] += part[SUM_DY]
+        sums[1, channels] += part[SUM_DY_XMU]
+    pack[SUM_DY], pack[SUM_DY_XMU] = sums
+
+
+def _backward_elemt(dy: Array, x: Array, dx: Array, pack: Array, axes: Axes, count: float) -> None:
+    for (flat_dy, flat_x, flat_dx), geometry, channels in pieces(axes, (dy, x), dx):
+        _backend().backward_elemt(flat_dy, flat_x, flat_dx, _part(pack, channels), geometry, count)
+
+
+def _backward(dy: Array, x: Array | None, dx: Array, pack: Array, axes: Axes) -> None:
+    assert x is not None
+    whole = frame(axes, (dy, x, dx)) if dy.size else None
+    if whole is not None:
+        _backend().backward(*whole.operands, pack, whole.geometry)
+        return
+    _backward_reduce(dy, x, pack, axes)
+    _backward_elemt(dy, x, dx, pack, axes, float(axes.count))
