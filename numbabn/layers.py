@@ -96,8 +96,9 @@ class _BatchNorm:
         )
         if learn and x.size:
             self.num_batches_tracked += 1  # type: ignore[operator]
-        destroyed = out is not None and np.may_share_memory(out, x)
-        self._saved = (None if destroyed else x, save_mean, save_invstd, batch)
+        if self.training:
+            destroyed = out is not None and np.may_share_memory(out, x)
+            self._saved = (None if destroyed else x, save_mean, save_invstd)
         return y
 
     def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
@@ -118,17 +119,17 @@ class _BatchNorm:
         Raises
         ------
         RuntimeError
-            If there was no forward, or it overwrote its input (``out=x``).
+            If there was no forward in training mode since the last backward, or it overwrote its input (``out=x``).
         TypeError, ValueError
             As in `numbabn.batch_norm_backward`.
         """
         if self._saved is None:
-            raise RuntimeError("backward needs a forward before it; each forward serves one backward")
-        x, mean, invstd, training = self._saved
-        needs = ("x", *self.grads)
-        if x is None and (training or "weight" in needs):
+            raise RuntimeError("backward needs a forward in training mode before it; each forward serves one backward")
+        x, mean, invstd = self._saved
+        if x is None:
             raise RuntimeError("backward needs the forward's input, but out=x overwrote it: pass another out")
-        grads = batch_norm_backward(dy, x, self.weight, mean, invstd, training=training, out=out, needs=needs)
+        needs = ("x", *self.grads)
+        grads = batch_norm_backward(dy, x, self.weight, mean, invstd, out=out, needs=needs)
         for name in self.grads:
             self.grads[name] += getattr(grads, name)
         self._saved = None
@@ -138,11 +139,12 @@ class _BatchNorm:
     def train(self, mode: bool = True) -> _BatchNorm:
         """Use batch statistics (True) or running ones (False) from now on; returns the layer."""
         self.training = bool(mode)
+        if not self.training:
+            self._saved = None
         return self
 
     def eval(self) -> _BatchNorm:
         """Use running statistics from now on and let go of the last input; returns the layer."""
-        self._saved = None
         return self.train(False)
 
     def zero_grad(self) -> None:
