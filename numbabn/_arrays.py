@@ -44,6 +44,8 @@ def adopt_like(name: str, value: Any, x: Array, x_name: str) -> Array:
 
 def parameter(name: str, value: Any, shape: tuple[int, ...]) -> Array:
     """A per-channel argument of the kept axes' shape, any supported dtype."""
+    if type(value) is np.ndarray and value.shape == shape and value.dtype.char in SUPPORTED:
+        return value
     array = adopt(name, value)
     if array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}, expected {shape}, one value for each channel")

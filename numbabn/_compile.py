@@ -16,6 +16,7 @@ import numba
 import numpy.typing as npt
 from numba import prange as prange
 from numba.core import types
+from numba.np.ufunc import parallel as _pool
 
 from ._config import current
 
@@ -61,9 +62,8 @@ class kernel:
 
     def __call__(self, threads: int, x: In, *args: Any) -> None:
         parallel = threads > 1
-        key = (x.dtype.char, parallel)
-        twin = self._twins.get(key) or self.compiled(*key)
-        if parallel:
+        twin = self._twins.get((x.dtype.char, parallel)) or self.compiled(x.dtype.char, parallel)
+        if parallel and current().threads is not None:
             _run(twin, threads, x, *args)
         else:
             twin(x, *args)
@@ -96,6 +96,7 @@ class kernel:
             "Pack": types.Array(types.float64, 2, "C"),
             "Grid": types.Array(types.int64, 2, "C"),
             "float": types.float64,
+            "bool": types.boolean,
         }
         parameters = inspect.signature(self.function).parameters.values()
         return types.void(*(kinds[str(p.annotation)] for p in parameters))
@@ -106,9 +107,10 @@ def threads_for(size: int) -> int:
     settings = current()
     if size < settings.parallel_threshold or settings.threads == 1 or _pool_lost or numba.config.DISABLE_JIT:
         return 1
-    threads = numba.get_num_threads()
     if settings.threads is not None:
         threads = min(settings.threads, numba.config.NUMBA_NUM_THREADS)
+    else:
+        threads = _pool.get_num_threads()
     # A second parallel call aborts the process under workqueue: with another Python thread alive, stay serial.
     if threads > 1 and numba.threading_layer() == "workqueue" and threading.active_count() > 1:
         return 1
@@ -144,16 +146,10 @@ def _source_hash() -> str:
     return digest.hexdigest()[:12]
 
 
-def _pool_started() -> bool:
-    from numba.np.ufunc import parallel
-
-    return bool(parallel._is_initialized)
-
-
 def _after_fork() -> None:
     """A forked child has Numba's pool but none of its threads; GNU OpenMP would kill it at the next launch."""
     global _pool_lost
-    _pool_lost = _pool_lost or _pool_started()
+    _pool_lost = _pool_lost or bool(_pool._is_initialized)
     _lock.release()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -59,18 +59,19 @@ def channel_axes(shape: tuple[int, ...], axis: int | tuple[int, ...]) -> Axes:
     return Axes(kept, kept_shape, math.prod(kept_shape), count)
 
 
-def pieces(axes: Axes, inputs: Sequence[Array], output: Array | None = None) -> Iterator[Piece]:
+def pieces(axes: Axes, inputs: tuple[Array, ...], output: Array | None = None) -> Iterable[Piece]:
     """All of the operands, as they lie in memory where one frame fits them, else slab by slab through scratch.
 
     Operands have one shape. The consumer fills the last operand of a piece where an `output` is given.
     """
-    operands = (*inputs, output) if output is not None else tuple(inputs)
-    if operands[0].size == 0:
-        return
-    whole = frame(axes, operands)
-    if whole is not None:
-        yield whole
-        return
+    if inputs[0].size == 0:
+        return ()
+    whole = frame(axes, inputs if output is None else (*inputs, output))
+    return (whole,) if whole is not None else _slab_pieces(axes, inputs, output)
+
+
+def _slab_pieces(axes: Axes, inputs: tuple[Array, ...], output: Array | None) -> Iterator[Piece]:
+    operands = inputs if output is None else (*inputs, output)
     order = _slab_order(axes.kept, operands[0].ndim)
     views = [a.transpose(order) for a in operands]
     for index, channels in _slabs(views[0].shape, axes, order):
@@ -87,7 +88,7 @@ def pieces(axes: Axes, inputs: Sequence[Array], output: Array | None = None) -> 
             np.copyto(blocks[-1], scratch[-1])
 
 
-def frame(axes: Axes, operands: Sequence[Array]) -> Piece | None:
+def frame(axes: Axes, operands: tuple[Array, ...]) -> Piece | None:
     """The zero-copy piece that holds all operands, or None if their strides or dtypes admit none."""
     for a in operands:
         if not (a.dtype.isnative and a.flags.aligned):
@@ -96,14 +97,14 @@ def frame(axes: Axes, operands: Sequence[Array]) -> Piece | None:
     found = _canonical(axes.kept, first.shape, first.itemsize, *[a.strides for a in operands])
     if found is None:
         return None
-    geometry, runs = found
-    return Piece([_flat(a, run) for a, run in zip(operands, runs, strict=True)], geometry, slice(0, axes.n_channels))
+    geometry, runs, everything = found
+    return Piece([_flat(a, runs[k]) for k, a in enumerate(operands)], geometry, everything)
 
 
 @lru_cache(maxsize=4096)
 def _canonical(
     kept: tuple[int, ...], shape: tuple[int, ...], itemsize: int, *strides: tuple[int, ...]
-) -> tuple[Geometry, tuple[_Run, ...]] | None:
+) -> tuple[Geometry, tuple[_Run, ...], slice] | None:
     """Geometry and runs of operands with these strides: at most (outer, channel, inner), unit inner stride."""
     if any(s % itemsize for operand in strides for s in operand):
         return None
@@ -128,7 +129,7 @@ def _canonical(
     for k, operand in enumerate(steps):
         offset = -sum((n - 1) * s for n, s in zip(shape, operand, strict=True) if s < 0)
         geometry.grid[k + 1] = offset, outer[1][k], channel_steps[k]
-    return geometry, tuple(_run(shape, s) for s in steps)
+    return geometry, tuple(_run(shape, s) for s in steps), slice(0, n_channels)
 
 
 def _merged(

@@ -102,19 +102,7 @@ def batch_norm(
     >>> nb.batch_norm(np.arange(15.0).reshape(5, 3), training=True)[:, 0].round(4)
     array([-1.4142, -0.7071,  0.    ,  0.7071,  1.4142])
     """
-    return batch_norm_forward(
-        x,
-        running_mean,
-        running_var,
-        weight,
-        bias,
-        training,
-        momentum,
-        eps,
-        axis=axis,
-        running_ddof=running_ddof,
-        out=out,
-    )[0]
+    return _forward(x, running_mean, running_var, weight, bias, training, momentum, eps, axis, running_ddof, out)[0]
 
 
 def batch_norm_forward(
@@ -159,37 +147,10 @@ def batch_norm_forward(
     >>> mean, (1 / invstd**2).round(6)
     (array([6., 7., 8.]), array([18., 18., 18.]))
     """
-    array = adopt("x", x)
-    axes = _axes(array, axis)
-    shape = axes.kept_shape
-    require_eps(eps)
-    take = buffer if training else parameter
-    r_mean = None if running_mean is None else take("running_mean", running_mean, shape)
-    r_var = None if running_var is None else take("running_var", running_var, shape)
-    w = None if weight is None else parameter("weight", weight, shape)
-    b = None if bias is None else parameter("bias", bias, shape)
-    if not training:
-        if r_mean is None or r_var is None:
-            missing = "running_mean" if r_mean is None else "running_var"
-            raise ValueError(f"{missing} is None, expected both running statistics where training=False")
-        inputs = (("running_mean", r_mean), ("running_var", r_var), ("weight", w), ("bias", b))
-        y = _output(out, array, inputs)
-        pack = _pack(axes, r_mean, r_var, w, b)
-        _backend().invert(pack, float(eps))
-        _normalize(array, y, pack, axes)
-        return (y if out is None else out), pack[MEAN].reshape(shape), pack[INVSTD].reshape(shape)
-    _require_count(array, axes, running_ddof if r_var is not None else 0)
-    y = _output(out, array, (("running_mean", r_mean), ("running_var", r_var), ("weight", w), ("bias", b)))
-    pack = _pack(axes, 0.0, 0.0, w, b, rows=7)
-    pack[RUNNING_MEAN] = 0.0 if r_mean is None else r_mean.reshape(-1)
-    pack[RUNNING_VAR] = 0.0 if r_var is None else r_var.reshape(-1)
-    if array.size:
-        _train(array, y, pack, axes, float(eps), float(momentum), float(running_ddof if r_var is not None else 0))
-        if r_mean is not None:
-            r_mean[...] = pack[RUNNING_MEAN].reshape(shape)
-        if r_var is not None:
-            r_var[...] = pack[RUNNING_VAR].reshape(shape)
-    return (y if out is None else out), pack[MEAN].reshape(shape), pack[INVSTD].reshape(shape)
+    y, pack, shape = _forward(
+        x, running_mean, running_var, weight, bias, training, momentum, eps, axis, running_ddof, out
+    )
+    return y, pack[MEAN].reshape(shape), pack[INVSTD].reshape(shape)
 
 
 def batch_norm_backward(
@@ -565,6 +526,53 @@ def _saved(name: str, value: Any, axes: Axes, needed: bool) -> Array | None:
     return parameter(name, value, axes.kept_shape)
 
 
+def _forward(
+    x: npt.ArrayLike,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: npt.ArrayLike | None,
+    bias: npt.ArrayLike | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    axis: int | tuple[int, ...],
+    running_ddof: float,
+    out: Array | None,
+) -> tuple[Array, Array, tuple[int, ...]]:
+    """y, the pack with the statistics that normalised, and the kept axes' shape."""
+    array = adopt("x", x)
+    axes = _axes(array, axis)
+    shape = axes.kept_shape
+    require_eps(eps)
+    take = buffer if training else parameter
+    r_mean = None if running_mean is None else take("running_mean", running_mean, shape)
+    r_var = None if running_var is None else take("running_var", running_var, shape)
+    w = None if weight is None else parameter("weight", weight, shape)
+    b = None if bias is None else parameter("bias", bias, shape)
+    if not training:
+        if r_mean is None or r_var is None:
+            missing = "running_mean" if r_mean is None else "running_var"
+            raise ValueError(f"{missing} is None, expected both running statistics where training=False")
+        inputs = (("running_mean", r_mean), ("running_var", r_var), ("weight", w), ("bias", b))
+        y = _output(out, array, inputs)
+        pack = _pack(axes, r_mean, r_var, w, b)
+        _backend().invert(pack, float(eps))
+        _normalize(array, y, pack, axes)
+        return (y if out is None else out), pack, shape
+    _require_count(array, axes, running_ddof if r_var is not None else 0)
+    y = _output(out, array, (("running_mean", r_mean), ("running_var", r_var), ("weight", w), ("bias", b)))
+    pack = _pack(axes, 0.0, 0.0, w, b, rows=7)
+    pack[RUNNING_MEAN] = 0.0 if r_mean is None else r_mean.reshape(-1)
+    pack[RUNNING_VAR] = 0.0 if r_var is None else r_var.reshape(-1)
+    if array.size:
+        _train(array, y, pack, axes, float(eps), float(momentum), float(running_ddof if r_var is not None else 0))
+        if r_mean is not None:
+            r_mean[...] = pack[RUNNING_MEAN].reshape(shape)
+        if r_var is not None:
+            r_var[...] = pack[RUNNING_VAR].reshape(shape)
+    return (y if out is None else out), pack, shape
+
+
 # -- the steps: every piece through the backend ------------------------------------------------------------------------
 
 
@@ -578,10 +586,10 @@ def _backend() -> Any:
 
 def _pack(axes: Axes, mean: Any, scale: Any, weight: Any = None, bias: Any = None, rows: int = 5) -> Array:
     pack = np.empty((rows, axes.n_channels))
-    pack[MEAN] = mean.reshape(-1) if isinstance(mean, np.ndarray) else mean
-    pack[INVSTD] = scale.reshape(-1) if isinstance(scale, np.ndarray) else scale
-    pack[WEIGHT] = 1.0 if weight is None else weight.reshape(-1)
-    pack[BIAS] = 0.0 if bias is None else bias.reshape(-1)
+    per_channel = (mean, scale, 1.0 if weight is None else weight, 0.0 if bias is None else bias)
+    if len(axes.kept_shape) != 1:
+        per_channel = tuple(np.reshape(value, -1) for value in per_channel)
+    pack[MEAN], pack[INVSTD], pack[WEIGHT], pack[BIAS] = per_channel
     return pack
 
 

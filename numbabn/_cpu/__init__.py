@@ -5,11 +5,14 @@ Every function takes flat operands, a pack whose rows `numbabn._geometry` names,
 
 from __future__ import annotations
 
+import numpy as np
+
 from .._compile import In, Out, Pack, threads_for
 from .._geometry import Geometry
 from . import fused, pointwise, reduce
 
-_CACHE = 512 * 1024  # bytes of a channels-last block that stay in L2 between reduction and writing
+_STREAM = 1 << 24  # bytes of a result that no cache keeps for its reader
+_SMALL = 1 << 15  # elements up to which a launch saved counts for more than the order of memory
 
 
 def moments(x: In, pack: Pack, geometry: Geometry) -> None:
@@ -21,7 +24,7 @@ def moments(x: In, pack: Pack, geometry: Geometry) -> None:
 def normalize(x: In, y: Out, pack: Pack, geometry: Geometry) -> None:
     """y from x and MEAN, INVSTD, WEIGHT, BIAS."""
     kernel = pointwise.normalize_channels_last if geometry.channels_last else pointwise.normalize_channels_first
-    kernel(threads_for(geometry.size), x, y, pack, geometry.grid)
+    kernel(threads_for(geometry.size), x, y, pack, geometry.grid, _streamed(y, x))
 
 
 def backward_reduce(dy: In, x: In, pack: Pack, geometry: Geometry) -> None:
@@ -35,15 +38,15 @@ def backward_elemt(dy: In, x: In, dx: Out, pack: Pack, geometry: Geometry, count
     """dx from dy, x, MEAN, INVSTD, WEIGHT and the two sums over `count` elements a channel."""
     last = geometry.channels_last
     kernel = pointwise.backward_elemt_channels_last if last else pointwise.backward_elemt_channels_first
-    kernel(threads_for(geometry.size), dy, x, dx, pack, geometry.grid, count)
+    kernel(threads_for(geometry.size), dy, x, dx, pack, geometry.grid, count, _streamed(dx, dy, x))
 
 
 def forward(x: In, y: Out, pack: Pack, geometry: Geometry, eps: float, momentum: float, ddof: float) -> None:
     """y, MEAN, M2, INVSTD and the new RUNNING_MEAN and RUNNING_VAR from x, WEIGHT, BIAS and the old ones."""
     threads, count = threads_for(geometry.size), float(geometry.count)
-    if _fuse(geometry, threads, x.itemsize):
+    if _fuse(geometry, threads):
         kernel = fused.forward_channels_last if geometry.channels_last else fused.forward_channels_first
-        kernel(threads, x, y, pack, geometry.grid, count, eps, momentum, ddof)
+        kernel(threads, x, y, pack, geometry.grid, count, eps, momentum, ddof, _streamed(y, x))
     else:
         moments(x, pack, geometry)
         finish(pack, count, eps, momentum, ddof)
@@ -63,18 +66,21 @@ def invert(pack: Pack, eps: float) -> None:
 def backward(dy: In, x: In, dx: Out, pack: Pack, geometry: Geometry) -> None:
     """dx, SUM_DY and SUM_DY_XMU from dy, x, MEAN, INVSTD and WEIGHT."""
     threads, count = threads_for(geometry.size), float(geometry.count)
-    if _fuse(geometry, threads, x.itemsize):
+    if _fuse(geometry, threads):
         kernel = fused.backward_channels_last if geometry.channels_last else fused.backward_channels_first
-        kernel(threads, dy, x, dx, pack, geometry.grid, count)
+        kernel(threads, dy, x, dx, pack, geometry.grid, count, _streamed(dx, dy, x))
     else:
         backward_reduce(dy, x, pack, geometry)
         backward_elemt(dy, x, dx, pack, geometry, count)
 
 
-def _fuse(geometry: Geometry, threads: int, itemsize: int) -> bool:
-    """Whether there are enough channels to share out whole and, channels last, a block of them stays in cache."""
+def _streamed(result: Out, *inputs: In) -> bool:
+    """Whether to write past the caches: a large result, none of whose lines an input has just brought in."""
+    return result.nbytes >= _STREAM and not any(np.may_share_memory(result, x) for x in inputs)
+
+
+def _fuse(geometry: Geometry, threads: int) -> bool:
+    """Whether one pass over channels beats two over the array: enough channels to share out, or, channels last, few rows."""
     if geometry.channels_last:
-        columns = fused.BLOCK // itemsize
-        fits = geometry.n_outer * fused.BLOCK <= _CACHE
-        return fits and (threads == 1 or geometry.n_channels >= 4 * threads * columns)
+        return threads == 1 and geometry.size <= _SMALL
     return threads == 1 or geometry.n_channels >= 4 * threads

@@ -10,9 +10,10 @@ import numpy as np
 
 from .._compile import Grid, In, Out, Pack, inner, kernel, prange, row
 from .._geometry import BIAS, INVSTD, MEAN, SUM_DY, SUM_DY_XMU, WEIGHT
-from .intrinsics import fma, lanes, load, load_part, rounded, splat, store, store_part
+from .intrinsics import fence, fma, lanes, load, load_part, rounded, splat, store, store_part, stream, until_aligned
 
 SPAN = 16384  # elements of one work item, 64 KB of float32
+LONG = 8  # vectors from which on a run is worth bringing onto cache lines, and may be streamed
 
 
 @inner
@@ -33,6 +34,46 @@ def gradient(x, pack, c, count):  # type: ignore[no-untyped-def]
     a = pack[WEIGHT, c] * r
     b = -a * r * r * (pack[SUM_DY_XMU, c] / count)
     return x_high, g_high, a, b, -a * (g_mean - g_high) - b * (mean - x_high)
+
+
+@inner
+def row_size(x, width):  # type: ignore[no-untyped-def]
+    """Length of a row in a table of coefficients: a vector that starts at any of its channels stays inside."""
+    return width + lanes(x)
+
+
+@inner
+def repeat(table, width, size, rows):  # type: ignore[no-untyped-def]
+    """Continue each row of the table, `size` long, past its `width` entries by starting again."""
+    for r in range(rows):
+        for c in range(width, size):
+            table[r * size + c] = table[r * size + c - width]
+
+
+@inner
+def normalize_coefficients(x, pack, c0, width, table):  # type: ignore[no-untyped-def]
+    """High, a and b of `width` channels from c0 on, to the three rows of `table`."""
+    size = row_size(x, width)
+    for c in range(width):
+        h, a, b = affine(x, pack, c0 + c)
+        table[c] = h
+        table[size + c] = a
+        table[2 * size + c] = b
+    repeat(table, width, size, 3)
+
+
+@inner
+def gradient_coefficients(x, pack, c0, width, count, table):  # type: ignore[no-untyped-def]
+    """High means of x and dy, a, b and d of `width` channels from c0 on, to the five rows of `table`."""
+    size = row_size(x, width)
+    for c in range(width):
+        h, gh, a, b, d = gradient(x, pack, c0 + c, count)
+        table[c] = h
+        table[size + c] = gh
+        table[2 * size + c] = a
+        table[3 * size + c] = b
+        table[4 * size + c] = d
+    repeat(table, width, size, 5)
 
 
 @inner
@@ -57,23 +98,39 @@ def span(item, n_planes, n_inner):  # type: ignore[no-untyped-def]
 
 
 @inner
-def normalize_run(x, y, k, m, n, high, a, b):  # type: ignore[no-untyped-def]
+def put(y, m, v, streamed):  # type: ignore[no-untyped-def]
+    if streamed:
+        stream(y, m, v)
+    else:
+        store(y, m, v)
+
+
+@inner
+def normalize_run(x, y, k, m, n, high, a, b, streamed):  # type: ignore[no-untyped-def]
     """n contiguous elements of one channel, from x[k:] to y[m:]."""
     step = lanes(x)
     stop = k + n
+    if n >= LONG * step:
+        r = until_aligned(y, m)
+        if r > 0:
+            store_part(y, m, fma(load_part(x, k, r, high) - high, a, b), r)
+            k += r
+            m += r
+    else:
+        streamed = False
     while k + 4 * step <= stop:
         y0 = fma(load(x, k) - high, a, b)
         y1 = fma(load(x, k + step) - high, a, b)
         y2 = fma(load(x, k + 2 * step) - high, a, b)
         y3 = fma(load(x, k + 3 * step) - high, a, b)
-        store(y, m, y0)
-        store(y, m + step, y1)
-        store(y, m + 2 * step, y2)
-        store(y, m + 3 * step, y3)
+        put(y, m, y0, streamed)
+        put(y, m + step, y1, streamed)
+        put(y, m + 2 * step, y2, streamed)
+        put(y, m + 3 * step, y3, streamed)
         k += 4 * step
         m += 4 * step
     while k + step <= stop:
-        store(y, m, fma(load(x, k) - high, a, b))
+        put(y, m, fma(load(x, k) - high, a, b), streamed)
         k += step
         m += step
     if k < stop:
@@ -81,50 +138,67 @@ def normalize_run(x, y, k, m, n, high, a, b):  # type: ignore[no-untyped-def]
 
 
 @inner
-def normalize_channel(x, y, pack, c, n_outer, n_inner, x0, xo, y0, yo):  # type: ignore[no-untyped-def]
-    h, a, b = affine(x, pack, c)
-    high, scale, shift = splat(x, h), splat(x, a), splat(x, b)
+def normalize_planes(x, y, table, n_outer, n_channels, n_inner, x0, xo, xc, y0, yo, yc, streamed):  # type: ignore[no-untyped-def]
+    """All planes of neighbouring channels, in the order of memory."""
+    size = row_size(x, n_channels)
     for o in range(n_outer):
-        normalize_run(x, y, x0 + o * xo, y0 + o * yo, n_inner, high, scale, shift)
+        for c in range(n_channels):
+            high, a, b = splat(x, table[c]), splat(x, table[size + c]), splat(x, table[2 * size + c])
+            normalize_run(x, y, x0 + o * xo + c * xc, y0 + o * yo + c * yc, n_inner, high, a, b, streamed)
+    if streamed:
+        fence()
 
 
 @kernel
-def normalize_channels_first(x: In, y: Out, pack: Pack, grid: Grid) -> None:
+def normalize_channels_first(x: In, y: Out, pack: Pack, grid: Grid, streamed: bool) -> None:
     """y = (x - mean) * invstd * weight + bias; moves 2 elements' bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
     x0, xo, xc = row(grid, 1)
     y0, yo, yc = row(grid, 2)
     n_planes = n_outer * n_channels
-    table = np.empty(3 * n_channels, x.dtype)
+    size = row_size(x, n_channels)
+    table = np.empty(3 * size, x.dtype)
     normalize_coefficients(x, pack, 0, n_channels, table)
     for index in prange(n_spans(n_planes, n_inner)):
         first, last, i, n = span(np.int64(index), n_planes, n_inner)
         o = first // n_channels
         c = first - o * n_channels
         for _ in range(first, last):
-            high, a, b = splat(x, table[c]), splat(x, table[n_channels + c]), splat(x, table[2 * n_channels + c])
-            normalize_run(x, y, x0 + o * xo + c * xc + i, y0 + o * yo + c * yc + i, n, high, a, b)
+            high, a, b = splat(x, table[c]), splat(x, table[size + c]), splat(x, table[2 * size + c])
+            normalize_run(x, y, x0 + o * xo + c * xc + i, y0 + o * yo + c * yc + i, n, high, a, b, streamed)
             c += 1
             if c == n_channels:
                 c = 0
                 o += 1
+        if streamed:
+            fence()
 
 
 @inner
-def gradient_run(dy, x, dx, g, k, m, n, g_high, x_high, a, b, d):  # type: ignore[no-untyped-def]
+def gradient_run(dy, x, dx, g, k, m, n, x_high, g_high, a, b, d, streamed):  # type: ignore[no-untyped-def]
     """n contiguous elements of one channel, from dy[g:] and x[k:] to dx[m:]."""
     step = lanes(x)
     stop = k + n
+    if n >= LONG * step:
+        r = until_aligned(dx, m)
+        if r > 0:
+            d0 = fma(load_part(dy, g, r, g_high) - g_high, a, fma(load_part(x, k, r, x_high) - x_high, b, d))
+            store_part(dx, m, d0, r)
+            g += r
+            k += r
+            m += r
+    else:
+        streamed = False
     while k + 2 * step <= stop:
         d0 = fma(load(dy, g) - g_high, a, fma(load(x, k) - x_high, b, d))
         d1 = fma(load(dy, g + step) - g_high, a, fma(load(x, k + step) - x_high, b, d))
-        store(dx, m, d0)
-        store(dx, m + step, d1)
+        put(dx, m, d0, streamed)
+        put(dx, m + step, d1, streamed)
         g += 2 * step
         k += 2 * step
         m += 2 * step
     if k + step <= stop:
-        store(dx, m, fma(load(dy, g) - g_high, a, fma(load(x, k) - x_high, b, d)))
+        put(dx, m, fma(load(dy, g) - g_high, a, fma(load(x, k) - x_high, b, d)), streamed)
         g += step
         k += step
         m += step
@@ -135,71 +209,89 @@ def gradient_run(dy, x, dx, g, k, m, n, g_high, x_high, a, b, d):  # type: ignor
 
 
 @inner
-def gradient_channel(dy, x, dx, pack, c, count, n_outer, n_inner, g0, go, x0, xo, d0, do):  # type: ignore[no-untyped-def]
-    h, gh, a, b, d = gradient(x, pack, c, count)
-    x_high, g_high, scale, slope, shift = splat(x, h), splat(x, gh), splat(x, a), splat(x, b), splat(x, d)
+def gradient_planes(
+    dy, x, dx, table, n_outer, n_channels, n_inner, g0, go, gc, x0, xo, xc, d0, do, dc, streamed
+):  # type: ignore[no-untyped-def]
+    """All planes of neighbouring channels, in the order of memory."""
+    size = row_size(x, n_channels)
     for o in range(n_outer):
-        gradient_run(
-            dy, x, dx, g0 + o * go, x0 + o * xo, d0 + o * do, n_inner, g_high, x_high, scale, slope, shift
-        )
+        for c in range(n_channels):
+            x_high, g_high = splat(x, table[c]), splat(x, table[size + c])
+            a, b, d = splat(x, table[2 * size + c]), splat(x, table[3 * size + c]), splat(x, table[4 * size + c])
+            g, k, m = g0 + o * go + c * gc, x0 + o * xo + c * xc, d0 + o * do + c * dc
+            gradient_run(dy, x, dx, g, k, m, n_inner, x_high, g_high, a, b, d, streamed)
+    if streamed:
+        fence()
 
 
 @kernel
-def backward_elemt_channels_first(dy: In, x: In, dx: Out, pack: Pack, grid: Grid, count: float) -> None:
+def backward_elemt_channels_first(dy: In, x: In, dx: Out, pack: Pack, grid: Grid, count: float, streamed: bool) -> None:
     """dx from dy, x and the two sums over `count` elements a channel; moves 3 elements' bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
     g0, go, gc = row(grid, 1)
     x0, xo, xc = row(grid, 2)
     d0, do, dc = row(grid, 3)
     n_planes = n_outer * n_channels
-    table = np.empty(5 * n_channels, x.dtype)
+    size = row_size(x, n_channels)
+    table = np.empty(5 * size, x.dtype)
     gradient_coefficients(x, pack, 0, n_channels, count, table)
     for index in prange(n_spans(n_planes, n_inner)):
         first, last, i, n = span(np.int64(index), n_planes, n_inner)
         o = first // n_channels
         c = first - o * n_channels
         for _ in range(first, last):
-            x_high, g_high = splat(x, table[c]), splat(x, table[n_channels + c])
-            a, b = splat(x, table[2 * n_channels + c]), splat(x, table[3 * n_channels + c])
-            d = splat(x, table[4 * n_channels + c])
+            x_high, g_high = splat(x, table[c]), splat(x, table[size + c])
+            a, b, d = splat(x, table[2 * size + c]), splat(x, table[3 * size + c]), splat(x, table[4 * size + c])
             g, k, m = g0 + o * go + c * gc + i, x0 + o * xo + c * xc + i, d0 + o * do + c * dc + i
-            gradient_run(dy, x, dx, g, k, m, n, g_high, x_high, a, b, d)
+            gradient_run(dy, x, dx, g, k, m, n, x_high, g_high, a, b, d, streamed)
             c += 1
             if c == n_channels:
                 c = 0
                 o += 1
+        if streamed:
+            fence()
 
 
 # -- channels last -----------------------------------------------------------------------------------------------------
 
 
 @inner
-def normalize_coefficients(x, pack, c0, width, table):  # type: ignore[no-untyped-def]
-    """High, a and b of `width` channels from c0 on, one after the other, to `table`."""
-    for c in range(width):
-        h, a, b = affine(x, pack, c0 + c)
-        table[c] = h
-        table[width + c] = a
-        table[2 * width + c] = b
+def normalize_cycle(x, y, table, k, m, n, width, streamed):  # type: ignore[no-untyped-def]
+    """n contiguous elements, from x[k:] to y[m:], whose channels count from 0 to `width` again and again."""
+    step = lanes(x)
+    size = row_size(x, width)
+    zero = splat(x, 0.0)
+    stop = k + n
+    c = 0
+    r = min(n, until_aligned(y, m))
+    if r > 0:
+        v = load_part(x, k, r, zero) - load(table, c)
+        store_part(y, m, fma(v, load(table, size + c), load(table, 2 * size + c)), r)
+        k += r
+        m += r
+        c = r % width
+    ahead = step % width
+    while k + step <= stop:
+        v = load(x, k) - load(table, c)
+        put(y, m, fma(v, load(table, size + c), load(table, 2 * size + c)), streamed)
+        k += step
+        m += step
+        c += ahead
+        if c >= width:
+            c -= width
+    if k < stop:
+        v = load_part(x, k, stop - k, zero) - load(table, c)
+        store_part(y, m, fma(v, load(table, size + c), load(table, 2 * size + c)), stop - k)
 
 
 @inner
-def normalize_rows(x, y, table, k, x_stride, m, y_stride, n_rows, width):  # type: ignore[no-untyped-def]
-    step = lanes(x)
-    zero = splat(x, 0.0)
-    whole = width - width % step
-    rest = width - whole
-    for _ in range(n_rows):
-        for c in range(0, whole, step):
-            v = load(x, k + c) - load(table, c)
-            store(y, m + c, fma(v, load(table, width + c), load(table, 2 * width + c)))
-        if rest > 0:
-            v = load_part(x, k + whole, rest, zero) - load_part(table, whole, rest, zero)
-            a = load_part(table, width + whole, rest, zero)
-            b = load_part(table, 2 * width + whole, rest, zero)
-            store_part(y, m + whole, fma(v, a, b), rest)
-        k += x_stride
-        m += y_stride
+def normalize_rows(x, y, table, k, x_stride, m, y_stride, n_rows, width, streamed):  # type: ignore[no-untyped-def]
+    """Rows of `width` channels, without gaps as one run."""
+    if x_stride == width and y_stride == width:
+        normalize_cycle(x, y, table, k, m, n_rows * width, width, streamed)
+    else:
+        for r in range(n_rows):
+            normalize_cycle(x, y, table, k + r * x_stride, m + r * y_stride, width, width, streamed)
 
 
 @inner
@@ -208,62 +300,78 @@ def row_cuts(n_rows, n_channels):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def normalize_channels_last(x: In, y: Out, pack: Pack, grid: Grid) -> None:
+def normalize_channels_last(x: In, y: Out, pack: Pack, grid: Grid, streamed: bool) -> None:
     """y = (x - mean) * invstd * weight + bias; moves 2 elements' bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
     x0, xo, xc = row(grid, 1)
     y0, yo, yc = row(grid, 2)
-    table = np.empty(3 * n_channels, x.dtype)
+    table = np.empty(3 * row_size(x, n_channels), x.dtype)
     normalize_coefficients(x, pack, 0, n_channels, table)
     cuts = row_cuts(n_outer, n_channels)
     for index in prange(cuts):
         cut = np.int64(index)
         first = n_outer * cut // cuts
         n_rows = n_outer * (cut + 1) // cuts - first
-        normalize_rows(x, y, table, x0 + first * xo, xo, y0 + first * yo, yo, n_rows, n_channels)
+        normalize_rows(x, y, table, x0 + first * xo, xo, y0 + first * yo, yo, n_rows, n_channels, streamed)
+        if streamed:
+            fence()
 
 
 @inner
-def gradient_coefficients(x, pack, c0, width, count, table):  # type: ignore[no-untyped-def]
-    """High means of x and dy, a, b and d of `width` channels from c0 on, one after the other, to `table`."""
-    for c in range(width):
-        h, gh, a, b, d = gradient(x, pack, c0 + c, count)
-        table[c] = h
-        table[width + c] = gh
-        table[2 * width + c] = a
-        table[3 * width + c] = b
-        table[4 * width + c] = d
+def gradient_at(table, c, size, g, v):  # type: ignore[no-untyped-def]
+    u = fma(v - load(table, c), load(table, 3 * size + c), load(table, 4 * size + c))
+    return fma(g - load(table, size + c), load(table, 2 * size + c), u)
 
 
 @inner
-def gradient_rows(dy, x, dx, table, g, g_stride, k, x_stride, m, d_stride, n_rows, width):  # type: ignore[no-untyped-def]
+def gradient_cycle(dy, x, dx, table, g, k, m, n, width, streamed):  # type: ignore[no-untyped-def]
+    """n contiguous elements, from dy[g:] and x[k:] to dx[m:], whose channels count from 0 to `width` again and again."""
     step = lanes(x)
+    size = row_size(x, width)
     zero = splat(x, 0.0)
-    whole = width - width % step
-    rest = width - whole
-    for _ in range(n_rows):
-        for c in range(0, whole, step):
-            u = fma(load(x, k + c) - load(table, c), load(table, 3 * width + c), load(table, 4 * width + c))
-            store(dx, m + c, fma(load(dy, g + c) - load(table, width + c), load(table, 2 * width + c), u))
-        if rest > 0:
-            v = load_part(x, k + whole, rest, zero) - load_part(table, whole, rest, zero)
-            b = load_part(table, 3 * width + whole, rest, zero)
-            u = fma(v, b, load_part(table, 4 * width + whole, rest, zero))
-            v = load_part(dy, g + whole, rest, zero) - load_part(table, width + whole, rest, zero)
-            store_part(dx, m + whole, fma(v, load_part(table, 2 * width + whole, rest, zero), u), rest)
-        g += g_stride
-        k += x_stride
-        m += d_stride
+    stop = k + n
+    c = 0
+    r = min(n, until_aligned(dx, m))
+    if r > 0:
+        store_part(dx, m, gradient_at(table, c, size, load_part(dy, g, r, zero), load_part(x, k, r, zero)), r)
+        g += r
+        k += r
+        m += r
+        c = r % width
+    ahead = step % width
+    while k + step <= stop:
+        put(dx, m, gradient_at(table, c, size, load(dy, g), load(x, k)), streamed)
+        g += step
+        k += step
+        m += step
+        c += ahead
+        if c >= width:
+            c -= width
+    if k < stop:
+        r = stop - k
+        store_part(dx, m, gradient_at(table, c, size, load_part(dy, g, r, zero), load_part(x, k, r, zero)), r)
+
+
+@inner
+def gradient_rows(dy, x, dx, table, g, g_stride, k, x_stride, m, d_stride, n_rows, width, streamed):  # type: ignore[no-untyped-def]
+    """Rows of `width` channels, without gaps as one run."""
+    if g_stride == width and x_stride == width and d_stride == width:
+        gradient_cycle(dy, x, dx, table, g, k, m, n_rows * width, width, streamed)
+    else:
+        for r in range(n_rows):
+            gradient_cycle(
+                dy, x, dx, table, g + r * g_stride, k + r * x_stride, m + r * d_stride, width, width, streamed
+            )
 
 
 @kernel
-def backward_elemt_channels_last(dy: In, x: In, dx: Out, pack: Pack, grid: Grid, count: float) -> None:
+def backward_elemt_channels_last(dy: In, x: In, dx: Out, pack: Pack, grid: Grid, count: float, streamed: bool) -> None:
     """dx from dy, x and the two sums over `count` elements a channel; moves 3 elements' bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
     g0, go, gc = row(grid, 1)
     x0, xo, xc = row(grid, 2)
     d0, do, dc = row(grid, 3)
-    table = np.empty(5 * n_channels, x.dtype)
+    table = np.empty(5 * row_size(x, n_channels), x.dtype)
     gradient_coefficients(x, pack, 0, n_channels, count, table)
     cuts = row_cuts(n_outer, n_channels)
     for index in prange(cuts):
@@ -271,4 +379,6 @@ def backward_elemt_channels_last(dy: In, x: In, dx: Out, pack: Pack, grid: Grid,
         first = n_outer * cut // cuts
         n_rows = n_outer * (cut + 1) // cuts - first
         g, k, m = g0 + first * go, x0 + first * xo, d0 + first * do
-        gradient_rows(dy, x, dx, table, g, go, k, xo, m, do, n_rows, n_channels)
+        gradient_rows(dy, x, dx, table, g, go, k, xo, m, do, n_rows, n_channels, streamed)
+        if streamed:
+            fence()
