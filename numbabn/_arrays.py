@@ -28,7 +28,7 @@ def adopt(name: str, value: Any) -> Array:
             raise TypeError(f"{name} is a masked array, whose mask would be lost: fill or drop the masked values first")
         value = np.asarray(value)
     if value.dtype.char not in SUPPORTED:
-        raise TypeError(f"{name} has dtype {value.dtype}, expected float32 or float64: cast with {name}.astype('float32')")
+        raise TypeError(f"{name} has dtype {value.dtype}, expected float32 or float64: use {name}.astype('float32')")
     return value  # type: ignore[no-any-return]
 
 
@@ -111,7 +111,7 @@ def _overlaps(a: Array, b: Array) -> bool:
     if a.base is None and b.base is None:
         return a is b  # both own their memory; the exact test takes a microsecond
     try:
-        return bool(np.shares_memory(a, b, max_work=_OVERLAP_WORK))
+        return bool(np.shares_memory(a, b, max_work=_OVERLAP_WORK))  # type: ignore[arg-type]
     except TooHardError:
         return True
 

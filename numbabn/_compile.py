@@ -43,12 +43,12 @@ def inner(function: _F) -> _F:
 
 
 @inner
-def row(grid, k):  # type: ignore[no-untyped-def]
+def row(grid: Grid, k: int) -> tuple[Any, Any, Any]:
     """The three numbers in row k of a grid."""
     return grid[k, 0], grid[k, 1], grid[k, 2]
 
 
-class kernel:
+class kernel:  # noqa: N801 - a decorator
     """One body, four cached functions: float32 and float64, serial and parallel, each with one explicit signature.
 
     Numba keys its cache by the defining file and the signature. A name of its own for each twin, with a hash of all
@@ -107,14 +107,13 @@ def threads_for(size: int) -> int:
     settings = current()
     if size < settings.parallel_threshold or settings.threads == 1 or _pool_lost or numba.config.DISABLE_JIT:
         return 1
+    threads = numba.get_num_threads()  # starts the pool, without which there is no threading layer to ask for
     if settings.threads is not None:
         threads = min(settings.threads, numba.config.NUMBA_NUM_THREADS)
-    else:
-        threads = _pool.get_num_threads()
     # A second parallel call aborts the process under workqueue: with another Python thread alive, stay serial.
     if threads > 1 and numba.threading_layer() == "workqueue" and threading.active_count() > 1:
         return 1
-    return threads
+    return int(threads)
 
 
 def _run(twin: Callable[..., None], threads: int, *args: Any) -> None:
@@ -131,7 +130,7 @@ def _run(twin: Callable[..., None], threads: int, *args: Any) -> None:
 
 
 def _copy(function: Callable[..., None], name: str) -> Any:
-    code, scope = function.__code__, function.__globals__  # type: ignore[attr-defined]
+    code, scope = function.__code__, function.__globals__
     twin = pytypes.FunctionType(code, scope, name)
     twin.__qualname__ = name
     twin.__module__ = function.__module__
@@ -141,7 +140,8 @@ def _copy(function: Callable[..., None], name: str) -> Any:
 def _source_hash() -> str:
     folder = Path(__file__).parent
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("_cpu/*.py"), folder / "_scalar.py", folder / "_geometry.py", folder / "_compile.py"]):
+    shared = (folder / f"{name}.py" for name in ("_compile", "_geometry", "_scalar"))
+    for path in sorted([*folder.glob("_cpu/*.py"), *shared]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 

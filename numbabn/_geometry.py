@@ -19,5 +19,5 @@ class Geometry(NamedTuple):
     n_inner: int
     channels_last: bool  # channels are contiguous and n_inner is 1; else the inner run is contiguous
     grid: npt.NDArray[Any]  # the same for kernels: extents, then (offset, outer stride, channel stride) per operand
-    count: int  # elements of one channel
+    per_channel: int  # elements of one channel
     size: int  # elements of one operand

@@ -24,7 +24,7 @@ class Axes(NamedTuple):
     kept: tuple[int, ...]
     kept_shape: tuple[int, ...]
     n_channels: int
-    count: int
+    per_channel: int
 
 
 class Piece(NamedTuple):
@@ -132,9 +132,7 @@ def _canonical(
     return geometry, tuple(_run(shape, s) for s in steps), slice(0, n_channels)
 
 
-def _merged(
-    axes: list[int], shape: tuple[int, ...], steps: list[tuple[int, ...]]
-) -> list[tuple[int, tuple[int, ...]]]:
+def _merged(axes: list[int], shape: tuple[int, ...], steps: list[tuple[int, ...]]) -> list[tuple[int, tuple[int, ...]]]:
     """Extents and strides of axes, neighbours joined where every operand lets them be walked as one."""
     joined: list[tuple[int, tuple[int, ...]]] = []
     for a in axes:

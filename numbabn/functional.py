@@ -275,7 +275,7 @@ def moments(x: npt.ArrayLike, *, axis: int | tuple[int, ...] = 1) -> Moments:
     array = adopt("x", x)
     axes = _axes(array, axis)
     pack = _moments(array, axes)
-    count = axes.count if array.size else 0
+    count = axes.per_channel if array.size else 0
     return Moments(count, pack[MEAN].reshape(axes.kept_shape).copy(), pack[M2].reshape(axes.kept_shape).copy())
 
 
@@ -481,18 +481,13 @@ def backward_elemt(
     g = adopt("dy", dy)
     axes = _axes(g, axis, "dy")
     array = adopt_like("x", x, g, "dy")
-    given = {
-        "mean": mean,
-        "invstd": invstd,
-        "weight": weight,
-        "sum_dy": sum_dy,
-        "sum_dy_xmu": sum_dy_xmu,
-    }
-    c = {k: None if k == "weight" and v is None else parameter(k, v, axes.kept_shape) for k, v in given.items()}
+    given = {"mean": mean, "invstd": invstd, "sum_dy": sum_dy, "sum_dy_xmu": sum_dy_xmu}
+    c = {name: parameter(name, value, axes.kept_shape) for name, value in given.items()}
+    w = None if weight is None else parameter("weight", weight, axes.kept_shape)
     if g.size and not count > 0:
         raise ValueError(f"count must be > 0, got {count}")
-    dx = output(out, g, (("dy", g), ("x", array), *c.items()), (g, array))
-    pack = _pack(axes, c["mean"], c["invstd"], c["weight"])
+    dx = output(out, g, (("dy", g), ("x", array), ("weight", w), *c.items()), (g, array))
+    pack = _pack(axes, c["mean"], c["invstd"], w)
     pack[SUM_DY], pack[SUM_DY_XMU] = c["sum_dy"].reshape(-1), c["sum_dy_xmu"].reshape(-1)
     _backward_elemt(g, array, dx, pack, axes, float(count))
     return dx if out is None else out
@@ -512,10 +507,10 @@ def _output(out: Array | None, x: Array, inputs: Any) -> Array:
 
 
 def _require_count(x: Array, axes: Axes, ddof: float) -> None:
-    if x.size and axes.count == 1:
-        raise ValueError(f"training needs more than 1 value per channel, got x of shape {x.shape} with axis {axes.kept}")
-    if x.size and not axes.count > ddof:
-        raise ValueError(f"running_ddof is {ddof}, expected less than the {axes.count} values per channel")
+    if x.size and axes.per_channel == 1:
+        raise ValueError(f"training needs more than 1 value per channel, got x of shape {x.shape}, axis {axes.kept}")
+    if x.size and not axes.per_channel > ddof:
+        raise ValueError(f"running_ddof is {ddof}, expected less than the {axes.per_channel} values per channel")
 
 
 def _saved(name: str, value: Any, axes: Axes, needed: bool) -> Array | None:
@@ -586,7 +581,7 @@ def _backend() -> Any:
 
 def _pack(axes: Axes, mean: Any, scale: Any, weight: Any = None, bias: Any = None, rows: int = 5) -> Array:
     pack = np.empty((rows, axes.n_channels))
-    per_channel = (mean, scale, 1.0 if weight is None else weight, 0.0 if bias is None else bias)
+    per_channel: tuple[Any, ...] = (mean, scale, 1.0 if weight is None else weight, 0.0 if bias is None else bias)
     if len(axes.kept_shape) != 1:
         per_channel = tuple(np.reshape(value, -1) for value in per_channel)
     pack[MEAN], pack[INVSTD], pack[WEIGHT], pack[BIAS] = per_channel
@@ -611,11 +606,11 @@ def _moments(x: Array, axes: Axes) -> Array:
                 counts[channels],
                 pack[MEAN, channels],
                 pack[M2, channels],
-                geometry.count,
+                geometry.per_channel,
                 part[MEAN],
                 part[M2],
             )
-        counts[channels] += geometry.count
+        counts[channels] += geometry.per_channel
     return pack
 
 
@@ -631,7 +626,7 @@ def _train(x: Array, y: Array, pack: Array, axes: Axes, eps: float, momentum: fl
         return
     statistics = _moments(x, axes)
     pack[MEAN], pack[M2] = statistics[MEAN], statistics[M2]
-    _backend().finish(pack, float(axes.count), eps, momentum, ddof)
+    _backend().finish(pack, float(axes.per_channel), eps, momentum, ddof)
     _normalize(x, y, pack[:5], axes)
 
 
@@ -657,4 +652,4 @@ def _backward(dy: Array, x: Array | None, dx: Array, pack: Array, axes: Axes) ->
         _backend().backward(*whole.operands, pack, whole.geometry)
         return
     _backward_reduce(dy, x, pack, axes)
-    _backward_elemt(dy, x, dx, pack, axes, float(axes.count))
+    _backward_elemt(dy, x, dx, pack, axes, float(axes.per_channel))

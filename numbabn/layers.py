@@ -94,8 +94,8 @@ class _BatchNorm:
             running_ddof=self.running_ddof,
             out=out,
         )
-        if learn and x.size:
-            self.num_batches_tracked += 1  # type: ignore[operator]
+        if learn and x.size and self.num_batches_tracked is not None:
+            self.num_batches_tracked[...] += 1
         if self.training:
             destroyed = out is not None and np.may_share_memory(out, x)
             self._saved = (None if destroyed else x, save_mean, save_invstd)

@@ -43,13 +43,13 @@ def backward_elemt(dy: In, x: In, dx: Out, pack: Pack, geometry: Geometry, count
 
 def forward(x: In, y: Out, pack: Pack, geometry: Geometry, eps: float, momentum: float, ddof: float) -> None:
     """y, MEAN, M2, INVSTD and the new RUNNING_MEAN and RUNNING_VAR from x, WEIGHT, BIAS and the old ones."""
-    threads, count = threads_for(geometry.size), float(geometry.count)
+    threads = threads_for(geometry.size)
     if _fuse(geometry, threads):
         kernel = fused.forward_channels_last if geometry.channels_last else fused.forward_channels_first
-        kernel(threads, x, y, pack, geometry.grid, count, eps, momentum, ddof, _streamed(y, x))
+        kernel(threads, x, y, pack, geometry.grid, eps, momentum, ddof, _streamed(y, x))
     else:
         moments(x, pack, geometry)
-        finish(pack, count, eps, momentum, ddof)
+        finish(pack, float(geometry.per_channel), eps, momentum, ddof)
         normalize(x, y, pack, geometry)
 
 
@@ -65,13 +65,13 @@ def invert(pack: Pack, eps: float) -> None:
 
 def backward(dy: In, x: In, dx: Out, pack: Pack, geometry: Geometry) -> None:
     """dx, SUM_DY and SUM_DY_XMU from dy, x, MEAN, INVSTD and WEIGHT."""
-    threads, count = threads_for(geometry.size), float(geometry.count)
+    threads = threads_for(geometry.size)
     if _fuse(geometry, threads):
         kernel = fused.backward_channels_last if geometry.channels_last else fused.backward_channels_first
-        kernel(threads, dy, x, dx, pack, geometry.grid, count, _streamed(dx, dy, x))
+        kernel(threads, dy, x, dx, pack, geometry.grid, _streamed(dx, dy, x))
     else:
         backward_reduce(dy, x, pack, geometry)
-        backward_elemt(dy, x, dx, pack, geometry, count)
+        backward_elemt(dy, x, dx, pack, geometry, float(geometry.per_channel))
 
 
 def _streamed(result: Out, *inputs: In) -> bool:
@@ -80,7 +80,7 @@ def _streamed(result: Out, *inputs: In) -> bool:
 
 
 def _fuse(geometry: Geometry, threads: int) -> bool:
-    """Whether one pass over channels beats two over the array: enough channels to share out, or, channels last, few rows."""
+    """Whether one pass channel by channel beats two over the array: enough channels to share out or a small array."""
     if geometry.channels_last:
         return threads == 1 and geometry.size <= _SMALL
     return threads == 1 or geometry.n_channels >= 4 * threads

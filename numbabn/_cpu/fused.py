@@ -32,7 +32,7 @@ blend = inner(_blend)
 
 
 @inner
-def invstd(var, eps):  # type: ignore[no-untyped-def]
+def invstd(var, eps):
     """1 / sqrt(var + eps), and 0 where that sum is 0."""
     return 0.0 if var + eps == 0.0 else 1.0 / math.sqrt(var + eps)
 
@@ -45,7 +45,7 @@ def invert(pack: Pack, eps: float) -> None:
 
 
 @inner
-def finish_channel(pack, c, count, eps, momentum, ddof):  # type: ignore[no-untyped-def]
+def finish_channel(pack, c, count, eps, momentum, ddof):
     """invstd and the running statistics of channel c from its mean and M2."""
     pack[INVSTD, c] = invstd(pack[M2, c] / count, eps)
     pack[RUNNING_MEAN, c] = blend(pack[RUNNING_MEAN, c], pack[MEAN, c], momentum)
@@ -60,13 +60,15 @@ def finish(pack: Pack, count: float, eps: float, momentum: float, ddof: float) -
 
 
 @inner
-def group_size(count, itemsize):  # type: ignore[no-untyped-def]
+def group_size(count, itemsize):
     """Neighbouring channels that one work item takes: as many as stay in L2, so that short planes share cache lines."""
     return max(1, GROUP // (count * itemsize))
 
 
 @kernel
-def forward_channels_first(x: In, y: Out, pack: Pack, grid: Grid, count: float, eps: float, momentum: float, ddof: float, streamed: bool) -> None:
+def forward_channels_first(
+    x: In, y: Out, pack: Pack, grid: Grid, eps: float, momentum: float, ddof: float, streamed: bool
+) -> None:
     """Training forward; moves 2 elements' bytes an element where a channel fits in cache, else 3."""
     n_outer, n_channels, n_inner = row(grid, 0)
     x0, xo, xc = row(grid, 1)
@@ -79,7 +81,7 @@ def forward_channels_first(x: In, y: Out, pack: Pack, grid: Grid, count: float, 
             mean, m2 = channel_moments(x, x0 + c * xc, xo, n_outer, n_inner)
             pack[MEAN, c] = mean
             pack[M2, c] = m2
-            finish_channel(pack, c, count, eps, momentum, ddof)
+            finish_channel(pack, c, float(n_outer * n_inner), eps, momentum, ddof)
         table = np.empty(3 * row_size(x, last - first), x.dtype)
         normalize_coefficients(x, pack, first, last - first, table)
         normalize_planes(
@@ -88,7 +90,9 @@ def forward_channels_first(x: In, y: Out, pack: Pack, grid: Grid, count: float, 
 
 
 @kernel
-def forward_channels_last(x: In, y: Out, pack: Pack, grid: Grid, count: float, eps: float, momentum: float, ddof: float, streamed: bool) -> None:
+def forward_channels_last(
+    x: In, y: Out, pack: Pack, grid: Grid, eps: float, momentum: float, ddof: float, streamed: bool
+) -> None:
     """Training forward; moves 2 elements' bytes an element where a block of columns fits in cache, else 3."""
     n_outer, n_channels, n_inner = row(grid, 0)
     x0, xo, xc = row(grid, 1)
@@ -98,10 +102,14 @@ def forward_channels_last(x: In, y: Out, pack: Pack, grid: Grid, count: float, e
     for index in prange((n_channels + block - 1) // block):
         c0 = np.int64(index) * block
         width = min(block, n_channels - c0)
-        total, partial, table = np.empty(width, x.dtype), np.empty(parts * 2 * width), np.empty(3 * row_size(x, width), x.dtype)
+        total, partial, table = (
+            np.empty(width, x.dtype),
+            np.empty(parts * 2 * width),
+            np.empty(3 * row_size(x, width), x.dtype),
+        )
         block_moments(x, x0 + c0, xo, n_outer, parts, c0, width, total, partial, pack)
         for c in range(c0, c0 + width):
-            finish_channel(pack, c, count, eps, momentum, ddof)
+            finish_channel(pack, c, float(n_outer * n_inner), eps, momentum, ddof)
         normalize_coefficients(x, pack, c0, width, table)
         normalize_rows(x, y, table, x0 + c0, xo, y0 + c0, yo, n_outer, width, streamed)
         if streamed:
@@ -109,7 +117,7 @@ def forward_channels_last(x: In, y: Out, pack: Pack, grid: Grid, count: float, e
 
 
 @kernel
-def backward_channels_first(dy: In, x: In, dx: Out, pack: Pack, grid: Grid, count: float, streamed: bool) -> None:
+def backward_channels_first(dy: In, x: In, dx: Out, pack: Pack, grid: Grid, streamed: bool) -> None:
     """Training backward; moves 3 elements' bytes an element where a channel fits in cache, else 5."""
     n_outer, n_channels, n_inner = row(grid, 0)
     g0, go, gc = row(grid, 1)
@@ -124,7 +132,7 @@ def backward_channels_first(dy: In, x: In, dx: Out, pack: Pack, grid: Grid, coun
             pack[SUM_DY, c] = s
             pack[SUM_DY_XMU, c] = t
         table = np.empty(5 * row_size(x, last - first), x.dtype)
-        gradient_coefficients(x, pack, first, last - first, count, table)
+        gradient_coefficients(x, pack, first, last - first, float(n_outer * n_inner), table)
         gradient_planes(
             dy,
             x,
@@ -147,7 +155,7 @@ def backward_channels_first(dy: In, x: In, dx: Out, pack: Pack, grid: Grid, coun
 
 
 @kernel
-def backward_channels_last(dy: In, x: In, dx: Out, pack: Pack, grid: Grid, count: float, streamed: bool) -> None:
+def backward_channels_last(dy: In, x: In, dx: Out, pack: Pack, grid: Grid, streamed: bool) -> None:
     """Training backward; moves 3 elements' bytes an element where a block of columns fits in cache, else 5."""
     n_outer, n_channels, n_inner = row(grid, 0)
     g0, go, gc = row(grid, 1)
@@ -161,7 +169,7 @@ def backward_channels_last(dy: In, x: In, dx: Out, pack: Pack, grid: Grid, count
         high, dots, partial = np.empty(width, x.dtype), np.empty(width, x.dtype), np.empty(parts * 2 * width)
         block_dots(dy, x, pack, n_outer, parts, c0, width, g0, go, x0, xo, high, dots, partial)
         table = np.empty(5 * row_size(x, width), x.dtype)
-        gradient_coefficients(x, pack, c0, width, count, table)
+        gradient_coefficients(x, pack, c0, width, float(n_outer * n_inner), table)
         gradient_rows(dy, x, dx, table, g0 + c0, go, x0 + c0, xo, d0 + c0, do, n_outer, width, streamed)
         if streamed:
             fence()

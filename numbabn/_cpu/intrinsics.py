@@ -110,8 +110,8 @@ def _check_bounds(x: Any, i: int, n: int) -> None:
 class Vector(types.Type):
     """Numba type of an LLVM vector."""
 
-    def __init__(self, dtype: types.Type, count: int) -> None:
-        self.dtype = dtype
+    def __init__(self, dtype: Any, count: int) -> None:
+        self.dtype: Any = dtype
         self.count = count
         super().__init__(name=f"Vector({dtype}, {count})")
 
@@ -122,7 +122,7 @@ def _llvm(vector: Vector) -> ir.VectorType:
 
 
 @register_model(Vector)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, vector: Vector) -> None:
         super().__init__(manager, vector, _llvm(vector))
 
@@ -200,8 +200,9 @@ def _lower_lanes(context: Any, builder: Any, sig: Any, args: Any) -> Any:
 @lower_builtin(load, types.Array, types.Integer)
 def _lower_load(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     vector = sig.return_type
+    x, i = args
     n = context.get_constant(types.intp, vector.count)
-    pointer = _pointer(context, builder, sig.args[0], *args, n, vector)
+    pointer = _pointer(context, builder, sig.args[0], x, i, n, vector)
     return builder.load(pointer, align=vector.dtype.bitwidth // 8)
 
 

@@ -17,7 +17,7 @@ LONG = 8  # vectors from which on a run is worth bringing onto cache lines, and 
 
 
 @inner
-def affine(x, pack, c):  # type: ignore[no-untyped-def]
+def affine(x, pack, c):
     """High, a and b of channel c, so that y = (x - high) * a + b."""
     mean = pack[MEAN, c]
     high = rounded(x, mean)
@@ -26,7 +26,7 @@ def affine(x, pack, c):  # type: ignore[no-untyped-def]
 
 
 @inner
-def gradient(x, pack, c, count):  # type: ignore[no-untyped-def]
+def gradient(x, pack, c, count):
     """High means of x and dy, a, b and d of channel c, so that dx = (dy - g_high) * a + ((x - x_high) * b + d)."""
     mean, r = pack[MEAN, c], pack[INVSTD, c]
     g_mean = pack[SUM_DY, c] / count
@@ -37,13 +37,13 @@ def gradient(x, pack, c, count):  # type: ignore[no-untyped-def]
 
 
 @inner
-def row_size(x, width):  # type: ignore[no-untyped-def]
+def row_size(x, width):
     """Length of a row in a table of coefficients: a vector that starts at any of its channels stays inside."""
     return width + lanes(x)
 
 
 @inner
-def repeat(table, width, size, rows):  # type: ignore[no-untyped-def]
+def repeat(table, width, size, rows):
     """Continue each row of the table, `size` long, past its `width` entries by starting again."""
     for r in range(rows):
         for c in range(width, size):
@@ -51,7 +51,7 @@ def repeat(table, width, size, rows):  # type: ignore[no-untyped-def]
 
 
 @inner
-def normalize_coefficients(x, pack, c0, width, table):  # type: ignore[no-untyped-def]
+def normalize_coefficients(x, pack, c0, width, table):
     """High, a and b of `width` channels from c0 on, to the three rows of `table`."""
     size = row_size(x, width)
     for c in range(width):
@@ -63,7 +63,7 @@ def normalize_coefficients(x, pack, c0, width, table):  # type: ignore[no-untype
 
 
 @inner
-def gradient_coefficients(x, pack, c0, width, count, table):  # type: ignore[no-untyped-def]
+def gradient_coefficients(x, pack, c0, width, count, table):
     """High means of x and dy, a, b and d of `width` channels from c0 on, to the five rows of `table`."""
     size = row_size(x, width)
     for c in range(width):
@@ -77,14 +77,14 @@ def gradient_coefficients(x, pack, c0, width, count, table):  # type: ignore[no-
 
 
 @inner
-def n_spans(n_planes, n_inner):  # type: ignore[no-untyped-def]
+def n_spans(n_planes, n_inner):
     """Work items: several short planes each, or a piece of a long one."""
     group = max(1, SPAN // n_inner)
     return (n_planes + group - 1) // group * max(1, n_inner // SPAN)
 
 
 @inner
-def span(item, n_planes, n_inner):  # type: ignore[no-untyped-def]
+def span(item, n_planes, n_inner):
     """First and last plane of a work item, and the first and the number of elements it takes of each."""
     group = max(1, SPAN // n_inner)
     cuts = max(1, n_inner // SPAN)
@@ -98,7 +98,7 @@ def span(item, n_planes, n_inner):  # type: ignore[no-untyped-def]
 
 
 @inner
-def put(y, m, v, streamed):  # type: ignore[no-untyped-def]
+def put(y, m, v, streamed):
     if streamed:
         stream(y, m, v)
     else:
@@ -106,7 +106,7 @@ def put(y, m, v, streamed):  # type: ignore[no-untyped-def]
 
 
 @inner
-def normalize_run(x, y, k, m, n, high, a, b, streamed):  # type: ignore[no-untyped-def]
+def normalize_run(x, y, k, m, n, high, a, b, streamed):
     """n contiguous elements of one channel, from x[k:] to y[m:]."""
     step = lanes(x)
     stop = k + n
@@ -138,7 +138,7 @@ def normalize_run(x, y, k, m, n, high, a, b, streamed):  # type: ignore[no-untyp
 
 
 @inner
-def normalize_planes(x, y, table, n_outer, n_channels, n_inner, x0, xo, xc, y0, yo, yc, streamed):  # type: ignore[no-untyped-def]
+def normalize_planes(x, y, table, n_outer, n_channels, n_inner, x0, xo, xc, y0, yo, yc, streamed):
     """All planes of neighbouring channels, in the order of memory."""
     size = row_size(x, n_channels)
     for o in range(n_outer):
@@ -175,7 +175,7 @@ def normalize_channels_first(x: In, y: Out, pack: Pack, grid: Grid, streamed: bo
 
 
 @inner
-def gradient_run(dy, x, dx, g, k, m, n, x_high, g_high, a, b, d, streamed):  # type: ignore[no-untyped-def]
+def gradient_run(dy, x, dx, g, k, m, n, x_high, g_high, a, b, d, streamed):
     """n contiguous elements of one channel, from dy[g:] and x[k:] to dx[m:]."""
     step = lanes(x)
     stop = k + n
@@ -209,9 +209,7 @@ def gradient_run(dy, x, dx, g, k, m, n, x_high, g_high, a, b, d, streamed):  # t
 
 
 @inner
-def gradient_planes(
-    dy, x, dx, table, n_outer, n_channels, n_inner, g0, go, gc, x0, xo, xc, d0, do, dc, streamed
-):  # type: ignore[no-untyped-def]
+def gradient_planes(dy, x, dx, table, n_outer, n_channels, n_inner, g0, go, gc, x0, xo, xc, d0, do, dc, streamed):
     """All planes of neighbouring channels, in the order of memory."""
     size = row_size(x, n_channels)
     for o in range(n_outer):
@@ -256,8 +254,8 @@ def backward_elemt_channels_first(dy: In, x: In, dx: Out, pack: Pack, grid: Grid
 
 
 @inner
-def normalize_cycle(x, y, table, k, m, n, width, streamed):  # type: ignore[no-untyped-def]
-    """n contiguous elements, from x[k:] to y[m:], whose channels count from 0 to `width` again and again."""
+def normalize_cycle(x, y, table, k, m, n, width, streamed):
+    """n contiguous elements, from x[k:] to y[m:], channels 0 to `width` again and again."""
     step = lanes(x)
     size = row_size(x, width)
     zero = splat(x, 0.0)
@@ -285,7 +283,7 @@ def normalize_cycle(x, y, table, k, m, n, width, streamed):  # type: ignore[no-u
 
 
 @inner
-def normalize_rows(x, y, table, k, x_stride, m, y_stride, n_rows, width, streamed):  # type: ignore[no-untyped-def]
+def normalize_rows(x, y, table, k, x_stride, m, y_stride, n_rows, width, streamed):
     """Rows of `width` channels, without gaps as one run."""
     if x_stride == width and y_stride == width:
         normalize_cycle(x, y, table, k, m, n_rows * width, width, streamed)
@@ -295,7 +293,7 @@ def normalize_rows(x, y, table, k, x_stride, m, y_stride, n_rows, width, streame
 
 
 @inner
-def row_cuts(n_rows, n_channels):  # type: ignore[no-untyped-def]
+def row_cuts(n_rows, n_channels):
     return max(1, min(n_rows, n_rows * n_channels // SPAN))
 
 
@@ -318,14 +316,14 @@ def normalize_channels_last(x: In, y: Out, pack: Pack, grid: Grid, streamed: boo
 
 
 @inner
-def gradient_at(table, c, size, g, v):  # type: ignore[no-untyped-def]
+def gradient_at(table, c, size, g, v):
     u = fma(v - load(table, c), load(table, 3 * size + c), load(table, 4 * size + c))
     return fma(g - load(table, size + c), load(table, 2 * size + c), u)
 
 
 @inner
-def gradient_cycle(dy, x, dx, table, g, k, m, n, width, streamed):  # type: ignore[no-untyped-def]
-    """n contiguous elements, from dy[g:] and x[k:] to dx[m:], whose channels count from 0 to `width` again and again."""
+def gradient_cycle(dy, x, dx, table, g, k, m, n, width, streamed):
+    """n contiguous elements, from dy[g:] and x[k:] to dx[m:], channels 0 to `width` again and again."""
     step = lanes(x)
     size = row_size(x, width)
     zero = splat(x, 0.0)
@@ -353,7 +351,7 @@ def gradient_cycle(dy, x, dx, table, g, k, m, n, width, streamed):  # type: igno
 
 
 @inner
-def gradient_rows(dy, x, dx, table, g, g_stride, k, x_stride, m, d_stride, n_rows, width, streamed):  # type: ignore[no-untyped-def]
+def gradient_rows(dy, x, dx, table, g, g_stride, k, x_stride, m, d_stride, n_rows, width, streamed):
     """Rows of `width` channels, without gaps as one run."""
     if g_stride == width and x_stride == width and d_stride == width:
         gradient_cycle(dy, x, dx, table, g, k, m, n_rows * width, width, streamed)

@@ -33,7 +33,7 @@ def n_parts(n_elements: int, n_chunks: int) -> int:
 
 
 @inner
-def chunk_sum(x, dtype, start, stride, n_inner, begin, end):  # type: ignore[no-untyped-def]
+def chunk_sum(x, dtype, start, stride, n_inner, begin, end):
     """Sum of elements begin..end of the channel that starts at `start`, accumulated in `dtype`."""
     step = lanes(x)
     zero = splat(x, 0.0)
@@ -62,7 +62,7 @@ def chunk_sum(x, dtype, start, stride, n_inner, begin, end):  # type: ignore[no-
 
 
 @inner
-def chunk_moments(x, dtype, start, stride, n_inner, begin, end):  # type: ignore[no-untyped-def]
+def chunk_moments(x, dtype, start, stride, n_inner, begin, end):
     """Mean and M2 of one chunk in two passes; the first pass's mean, rounded, is the pivot of the second."""
     count = float(end - begin)
     pivot = rounded(x, chunk_sum(x, dtype, start, stride, n_inner, begin, end) / count)
@@ -109,13 +109,13 @@ def chunk_moments(x, dtype, start, stride, n_inner, begin, end):  # type: ignore
 
 
 @inner
-def in_range(m2, count):  # type: ignore[no-untyped-def]
+def in_range(m2, count):
     """False where squares may have left float32's range (or are NaN): the chunk is then taken again in float64."""
     return LOW * count < m2 < HIGH
 
 
 @inner
-def part_moments(x, start, stride, n_outer, n_inner, part, parts):  # type: ignore[no-untyped-def]
+def part_moments(x, start, stride, n_outer, n_inner, part, parts):
     """Count, mean and M2 of one part of a channel."""
     size = n_outer * n_inner
     n_chunks = (size + CHUNK - 1) // CHUNK
@@ -134,13 +134,13 @@ def part_moments(x, start, stride, n_outer, n_inner, part, parts):  # type: igno
 
 
 @inner
-def channel_parts(n_outer, n_inner):  # type: ignore[no-untyped-def]
+def channel_parts(n_outer, n_inner):
     size = n_outer * n_inner
     return n_parts(size, (size + CHUNK - 1) // CHUNK)
 
 
 @inner
-def channel_moments(x, start, stride, n_outer, n_inner):  # type: ignore[no-untyped-def]
+def channel_moments(x, start, stride, n_outer, n_inner):
     """Mean and M2 of a whole channel, part after part."""
     parts = channel_parts(n_outer, n_inner)
     count = mean = m2 = 0.0
@@ -175,7 +175,7 @@ def moments_channels_first(x: In, pack: Pack, grid: Grid) -> None:
 
 
 @inner
-def chunk_dots(dy, x, mean, g_start, g_stride, x_start, x_stride, n_inner, begin, end):  # type: ignore[no-untyped-def]
+def chunk_dots(dy, x, mean, g_start, g_stride, x_start, x_stride, n_inner, begin, end):
     """Sums of dy, in float64 lanes, and of dy * (x - mean) over one chunk."""
     step = lanes(x)
     zero = splat(x, 0.0)
@@ -221,7 +221,7 @@ def chunk_dots(dy, x, mean, g_start, g_stride, x_start, x_stride, n_inner, begin
 
 
 @inner
-def part_dots(dy, x, mean, g_start, g_stride, x_start, x_stride, n_outer, n_inner, part, parts):  # type: ignore[no-untyped-def]
+def part_dots(dy, x, mean, g_start, g_stride, x_start, x_stride, n_outer, n_inner, part, parts):
     """Both sums over one part of a channel; the low part of the mean is taken off at the end."""
     size = n_outer * n_inner
     n_chunks = (size + CHUNK - 1) // CHUNK
@@ -238,7 +238,7 @@ def part_dots(dy, x, mean, g_start, g_stride, x_start, x_stride, n_outer, n_inne
 
 
 @inner
-def channel_dots(dy, x, mean, g_start, g_stride, x_start, x_stride, n_outer, n_inner):  # type: ignore[no-untyped-def]
+def channel_dots(dy, x, mean, g_start, g_stride, x_start, x_stride, n_outer, n_inner):
     """Sums of dy and of dy * (x - mean) over a whole channel."""
     parts = channel_parts(n_outer, n_inner)
     s = t = 0.0
@@ -278,7 +278,7 @@ def backward_reduce_channels_first(dy: In, x: In, pack: Pack, grid: Grid) -> Non
 
 
 @inner
-def rows_sum(x, k, stride, n_rows, width, total):  # type: ignore[no-untyped-def]
+def rows_sum(x, k, stride, n_rows, width, total):
     """Sums of `width` columns over a chunk, in x's dtype, to `total`: row by row, as the memory comes in."""
     step = lanes(x)
     zero = splat(x, 0.0)
@@ -299,8 +299,8 @@ def rows_sum(x, k, stride, n_rows, width, total):  # type: ignore[no-untyped-def
 
 
 @inner
-def column_moments(x, k, stride, n_rows, n, pivot):  # type: ignore[no-untyped-def]
-    """Mean and M2, float64, of n <= lanes columns over a chunk, summed in the dtype of `pivot`, which is near the mean."""
+def column_moments(x, k, stride, n_rows, n, pivot):
+    """Mean and M2, float64, of n <= lanes columns over a chunk, summed in the dtype of `pivot`."""
     zero = splat(x, 0.0)
     s = q = splat(pivot, 0.0)
     for _ in range(n_rows // 4):
@@ -322,7 +322,7 @@ def column_moments(x, k, stride, n_rows, n, pivot):  # type: ignore[no-untyped-d
 
 
 @inner
-def column_mean(x, k, stride, n_rows, n):  # type: ignore[no-untyped-def]
+def column_mean(x, k, stride, n_rows, n):
     """Mean, float64, of n <= lanes columns over a chunk."""
     zero = splat(x, 0.0)
     s = cast(zero, np.float64)
@@ -332,7 +332,7 @@ def column_mean(x, k, stride, n_rows, n):  # type: ignore[no-untyped-def]
 
 
 @inner
-def rows_moments(x, start, stride, begin, end, width, total, partial, at):  # type: ignore[no-untyped-def]
+def rows_moments(x, start, stride, begin, end, width, total, partial, at):
     """Mean and M2 of `width` columns over rows begin..end, to partial[at:] and partial[at + width:]."""
     step = lanes(x)
     zero = splat(x, 0.0)
@@ -362,19 +362,19 @@ def rows_moments(x, start, stride, begin, end, width, total, partial, at):  # ty
 
 
 @inner
-def row_parts(n_rows, n_channels):  # type: ignore[no-untyped-def]
+def row_parts(n_rows, n_channels):
     return n_parts(n_rows * n_channels, (n_rows + ROWS - 1) // ROWS)
 
 
 @inner
-def part_rows(n_rows, part, parts):  # type: ignore[no-untyped-def]
+def part_rows(n_rows, part, parts):
     """First and last row of a part, whole chunks."""
     n_chunks = (n_rows + ROWS - 1) // ROWS
     return n_chunks * part // parts * ROWS, min(n_rows, n_chunks * (part + 1) // parts * ROWS)
 
 
 @inner
-def merge_rows(partial, at, size, n_rows, parts, width, pack, c0):  # type: ignore[no-untyped-def]
+def merge_rows(partial, at, size, n_rows, parts, width, pack, c0):
     """Merge the parts that lie `size` apart from `at` on, in their order, to pack[:, c0 : c0 + width]."""
     for c in range(c0, c0 + width):
         pack[MEAN, c] = pack[M2, c] = 0.0
@@ -395,7 +395,7 @@ def merge_rows(partial, at, size, n_rows, parts, width, pack, c0):  # type: igno
 
 
 @inner
-def block_moments(x, start, stride, n_rows, parts, c0, width, total, partial, pack):  # type: ignore[no-untyped-def]
+def block_moments(x, start, stride, n_rows, parts, c0, width, total, partial, pack):
     """Mean and M2 of `width` columns from c0 on over all rows, part after part."""
     for part in range(parts):
         first, last = part_rows(n_rows, part, parts)
@@ -422,14 +422,12 @@ def moments_channels_last(x: In, pack: Pack, grid: Grid) -> None:
     for index in prange(panels):
         panel = np.int64(index)
         c0 = panel * PANEL
-        merge_rows(
-            partial, panel * parts * 2 * PANEL, 2 * PANEL, n_outer, parts, min(PANEL, n_channels - c0), pack, c0
-        )
+        merge_rows(partial, panel * parts * 2 * PANEL, 2 * PANEL, n_outer, parts, min(PANEL, n_channels - c0), pack, c0)
 
 
 @inner
-def chunk_rows_dots(dy, x, high, g, go, k, xo, n_rows, width, dots, partial, at):  # type: ignore[no-untyped-def]
-    """Add sums of dy and of dy * (x - high) of `width` columns over a chunk to partial[at:] and partial[at + width:]."""
+def chunk_rows_dots(dy, x, high, g, go, k, xo, n_rows, width, dots, partial, at):
+    """Add both sums of `width` columns over a chunk to partial[at:] and partial[at + width:]."""
     step = lanes(x)
     zero = splat(x, 0.0)
     wide = cast(zero, np.float64)
@@ -461,7 +459,7 @@ def chunk_rows_dots(dy, x, high, g, go, k, xo, n_rows, width, dots, partial, at)
 
 
 @inner
-def rows_dots(dy, x, pack, c0, width, g0, go, x0, xo, begin, end, high, dots, partial, at):  # type: ignore[no-untyped-def]
+def rows_dots(dy, x, pack, c0, width, g0, go, x0, xo, begin, end, high, dots, partial, at):
     """Both sums of `width` columns over rows begin..end, to partial[at:] and partial[at + width:]."""
     for c in range(width):
         high[c] = pack[MEAN, c0 + c]
@@ -477,7 +475,7 @@ def rows_dots(dy, x, pack, c0, width, g0, go, x0, xo, begin, end, high, dots, pa
 
 
 @inner
-def add_rows(partial, at, parts, size, width, pack, c0):  # type: ignore[no-untyped-def]
+def add_rows(partial, at, parts, size, width, pack, c0):
     """Add the parts that lie `size` apart from `at` on, in their order, to pack[:, c0 : c0 + width]."""
     for c in range(c0, c0 + width):
         pack[SUM_DY, c] = pack[SUM_DY_XMU, c] = 0.0
@@ -489,7 +487,7 @@ def add_rows(partial, at, parts, size, width, pack, c0):  # type: ignore[no-unty
 
 
 @inner
-def block_dots(dy, x, pack, n_rows, parts, c0, width, g0, go, x0, xo, high, dots, partial):  # type: ignore[no-untyped-def]
+def block_dots(dy, x, pack, n_rows, parts, c0, width, g0, go, x0, xo, high, dots, partial):
     """Both sums of `width` columns from c0 on over all rows, part after part."""
     for part in range(parts):
         first, last = part_rows(n_rows, part, parts)
