@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from . import _steps
 from ._arrays import adopt, adopt_like, buffer, output, parameter
-from ._geometry import BIAS, INVSTD, M2, MEAN, RUNNING_MEAN, RUNNING_VAR, SUM_DY, SUM_DY_XMU, WEIGHT
-from ._layout import Axes, channel_axes, frame, pieces
+from ._geometry import BIAS, INVSTD, M2, MEAN, RUNNING_MEAN, RUNNING_VAR, SUM_DY, SUM_DY_XMU
+from ._layout import Axes, channel_axes
 from ._moments import Moments, require_eps
-from ._scalar import blend, merge
+from ._scalar import blend
 
 Array = npt.NDArray[Any]
 
@@ -231,17 +231,19 @@ def batch_norm_backward(
         dx = output(out, g, inputs, same)
     elif out is not None:
         raise ValueError(f"out is given but needs={needs} asks for no gradient with respect to x")
-    pack = _pack(axes, 0.0 if mean is None else mean, 0.0 if scale is None else scale, w, None)
+    pack = _steps.pack_of(axes, 0.0 if mean is None else mean, 0.0 if scale is None else scale, w, None)
     pack[SUM_DY] = pack[SUM_DY_XMU] = 0.0
-    if training and dx is not None:
-        _backward(g, array, dx, pack, axes)
-    elif "weight" in needs or "bias" in needs:
-        _backward_reduce(g, g if array is None else array, pack, axes)
+    if training and dx is not None and array is not None:
+        _steps.backward(g, array, dx, pack, axes)
+    elif "weight" in needs and array is not None:
+        _steps.backward_reduce(g, array, pack, axes)
+    elif "bias" in needs:
+        _steps.backward_reduce(g, g, pack, axes)  # sum(dy) alone: x need not come into cache
     d_bias = pack[SUM_DY].reshape(axes.kept_shape).copy() if "bias" in needs else None
     d_weight = (pack[SUM_DY_XMU] * pack[INVSTD]).reshape(axes.kept_shape) if "weight" in needs else None
     if dx is not None and not training:
         pack[MEAN], pack[BIAS] = 0.0, -0.0  # x - 0 and a * x + -0 keep the sign of a zero
-        _normalize(g, dx, pack, axes)
+        _steps.normalize(g, dx, pack, axes)
     return BatchNormGrads(dx if out is None else out, d_weight, d_bias)
 
 
@@ -274,7 +276,7 @@ def moments(x: npt.ArrayLike, *, axis: int | tuple[int, ...] = 1) -> Moments:
     """
     array = adopt("x", x)
     axes = _axes(array, axis)
-    pack = _moments(array, axes)
+    pack = _steps.moments(array, axes)
     count = axes.per_channel if array.size else 0
     return Moments(count, pack[MEAN].reshape(axes.kept_shape).copy(), pack[M2].reshape(axes.kept_shape).copy())
 
@@ -378,7 +380,7 @@ def normalize(
     given = {"mean": mean, "invstd": invstd, "weight": weight, "bias": bias}
     c = {k: None if v is None else parameter(k, v, axes.kept_shape) for k, v in given.items()}
     y = _output(out, array, c.items())
-    _normalize(array, y, _pack(axes, c["mean"], c["invstd"], c["weight"], c["bias"]), axes)
+    _steps.normalize(array, y, _steps.pack_of(axes, c["mean"], c["invstd"], c["weight"], c["bias"]), axes)
     return y if out is None else out
 
 
@@ -422,8 +424,8 @@ def backward_reduce(
     g = adopt("dy", dy)
     axes = _axes(g, axis, "dy")
     array = adopt_like("x", x, g, "dy")
-    pack = _pack(axes, parameter("mean", mean, axes.kept_shape), parameter("invstd", invstd, axes.kept_shape))
-    _backward_reduce(g, array, pack, axes)
+    pack = _steps.pack_of(axes, parameter("mean", mean, axes.kept_shape), parameter("invstd", invstd, axes.kept_shape))
+    _steps.backward_reduce(g, array, pack, axes)
     return pack[SUM_DY].reshape(axes.kept_shape).copy(), pack[SUM_DY_XMU].reshape(axes.kept_shape).copy()
 
 
@@ -487,9 +489,9 @@ def backward_elemt(
     if g.size and not count > 0:
         raise ValueError(f"count must be > 0, got {count}")
     dx = output(out, g, (("dy", g), ("x", array), ("weight", w), *c.items()), (g, array))
-    pack = _pack(axes, c["mean"], c["invstd"], w)
+    pack = _steps.pack_of(axes, c["mean"], c["invstd"], w)
     pack[SUM_DY], pack[SUM_DY_XMU] = c["sum_dy"].reshape(-1), c["sum_dy_xmu"].reshape(-1)
-    _backward_elemt(g, array, dx, pack, axes, float(count))
+    _steps.backward_elemt(g, array, dx, pack, axes, float(count))
     return dx if out is None else out
 
 
@@ -550,106 +552,20 @@ def _forward(
             raise ValueError(f"{missing} is None, expected both running statistics where training=False")
         inputs = (("running_mean", r_mean), ("running_var", r_var), ("weight", w), ("bias", b))
         y = _output(out, array, inputs)
-        pack = _pack(axes, r_mean, r_var, w, b)
-        _backend().invert(pack, float(eps))
-        _normalize(array, y, pack, axes)
+        pack = _steps.pack_of(axes, r_mean, r_var, w, b)
+        _steps.invert(pack, eps)
+        _steps.normalize(array, y, pack, axes)
         return (y if out is None else out), pack, shape
-    _require_count(array, axes, running_ddof if r_var is not None else 0)
+    ddof = running_ddof if r_var is not None else 0
+    _require_count(array, axes, ddof)
     y = _output(out, array, (("running_mean", r_mean), ("running_var", r_var), ("weight", w), ("bias", b)))
-    pack = _pack(axes, 0.0, 0.0, w, b, rows=7)
+    pack = _steps.pack_of(axes, 0.0, 0.0, w, b, rows=7)
     pack[RUNNING_MEAN] = 0.0 if r_mean is None else r_mean.reshape(-1)
     pack[RUNNING_VAR] = 0.0 if r_var is None else r_var.reshape(-1)
     if array.size:
-        _train(array, y, pack, axes, float(eps), float(momentum), float(running_ddof if r_var is not None else 0))
+        _steps.train(array, y, pack, axes, eps, momentum, ddof)
         if r_mean is not None:
             r_mean[...] = pack[RUNNING_MEAN].reshape(shape)
         if r_var is not None:
             r_var[...] = pack[RUNNING_VAR].reshape(shape)
     return (y if out is None else out), pack, shape
-
-
-# -- the steps: every piece through the backend ------------------------------------------------------------------------
-
-
-@cache
-def _backend() -> Any:
-    """Loaded on first use: it imports Numba."""
-    from . import _cpu
-
-    return _cpu
-
-
-def _pack(axes: Axes, mean: Any, scale: Any, weight: Any = None, bias: Any = None, rows: int = 5) -> Array:
-    pack = np.empty((rows, axes.n_channels))
-    per_channel: tuple[Any, ...] = (mean, scale, 1.0 if weight is None else weight, 0.0 if bias is None else bias)
-    if len(axes.kept_shape) != 1:
-        per_channel = tuple(np.reshape(value, -1) for value in per_channel)
-    pack[MEAN], pack[INVSTD], pack[WEIGHT], pack[BIAS] = per_channel
-    return pack
-
-
-def _part(pack: Array, channels: slice) -> Array:
-    whole = channels.stop - channels.start == pack.shape[1]
-    return pack if whole else np.ascontiguousarray(pack[:, channels])
-
-
-def _moments(x: Array, axes: Axes) -> Array:
-    pack = np.zeros((5, axes.n_channels))
-    counts = np.zeros(axes.n_channels)
-    for (flat,), geometry, channels in pieces(axes, (x,)):
-        part = np.empty((5, geometry.n_channels))
-        _backend().moments(flat, part, geometry)
-        if geometry.size == x.size:
-            return part
-        with np.errstate(invalid="ignore", over="ignore"):
-            pack[MEAN, channels], pack[M2, channels] = merge(
-                counts[channels],
-                pack[MEAN, channels],
-                pack[M2, channels],
-                geometry.per_channel,
-                part[MEAN],
-                part[M2],
-            )
-        counts[channels] += geometry.per_channel
-    return pack
-
-
-def _normalize(x: Array, y: Array, pack: Array, axes: Axes) -> None:
-    for (flat_x, flat_y), geometry, channels in pieces(axes, (x,), y):
-        _backend().normalize(flat_x, flat_y, _part(pack, channels), geometry)
-
-
-def _train(x: Array, y: Array, pack: Array, axes: Axes, eps: float, momentum: float, ddof: float) -> None:
-    whole = frame(axes, (x, y))
-    if whole is not None:
-        _backend().forward(*whole.operands, pack, whole.geometry, eps, momentum, ddof)
-        return
-    statistics = _moments(x, axes)
-    pack[MEAN], pack[M2] = statistics[MEAN], statistics[M2]
-    _backend().finish(pack, float(axes.per_channel), eps, momentum, ddof)
-    _normalize(x, y, pack[:5], axes)
-
-
-def _backward_reduce(dy: Array, x: Array, pack: Array, axes: Axes) -> None:
-    sums = np.zeros((2, axes.n_channels))
-    for (flat_dy, flat_x), geometry, channels in pieces(axes, (dy, x)):
-        part = pack[:, channels].copy()
-        _backend().backward_reduce(flat_dy, flat_x, part, geometry)
-        sums[0, channels] += part[SUM_DY]
-        sums[1, channels] += part[SUM_DY_XMU]
-    pack[SUM_DY], pack[SUM_DY_XMU] = sums
-
-
-def _backward_elemt(dy: Array, x: Array, dx: Array, pack: Array, axes: Axes, count: float) -> None:
-    for (flat_dy, flat_x, flat_dx), geometry, channels in pieces(axes, (dy, x), dx):
-        _backend().backward_elemt(flat_dy, flat_x, flat_dx, _part(pack, channels), geometry, count)
-
-
-def _backward(dy: Array, x: Array | None, dx: Array, pack: Array, axes: Axes) -> None:
-    assert x is not None
-    whole = frame(axes, (dy, x, dx)) if dy.size else None
-    if whole is not None:
-        _backend().backward(*whole.operands, pack, whole.geometry)
-        return
-    _backward_reduce(dy, x, pack, axes)
-    _backward_elemt(dy, x, dx, pack, axes, float(axes.per_channel))

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._compile import In, Out, Pack, threads_for
 from .._geometry import Geometry
-from . import fused, pointwise, reduce
+from . import fused, pointwise, reduce_first, reduce_last
 
 _STREAM = 1 << 24  # bytes of a result that no cache keeps for its reader
 _SMALL = 1 << 15  # elements up to which a launch saved counts for more than the order of memory
@@ -17,7 +17,8 @@ _SMALL = 1 << 15  # elements up to which a launch saved counts for more than the
 
 def moments(x: In, pack: Pack, geometry: Geometry) -> None:
     """MEAN and M2 from x."""
-    kernel = reduce.moments_channels_last if geometry.channels_last else reduce.moments_channels_first
+    last = geometry.channels_last
+    kernel = reduce_last.moments_channels_last if last else reduce_first.moments_channels_first
     kernel(threads_for(geometry.size), x, pack, geometry.grid)
 
 
@@ -30,7 +31,7 @@ def normalize(x: In, y: Out, pack: Pack, geometry: Geometry) -> None:
 def backward_reduce(dy: In, x: In, pack: Pack, geometry: Geometry) -> None:
     """SUM_DY and SUM_DY_XMU from dy, x and MEAN."""
     last = geometry.channels_last
-    kernel = reduce.backward_reduce_channels_last if last else reduce.backward_reduce_channels_first
+    kernel = reduce_last.backward_reduce_channels_last if last else reduce_first.backward_reduce_channels_first
     kernel(threads_for(geometry.size), dy, x, pack, geometry.grid)
 
 

@@ -1,6 +1,6 @@
 """Whole training passes: a channel, or a block of neighbouring ones, is reduced and then written while it is in cache.
 
-They call the pieces of `reduce` and `pointwise` in the same order as these modules' kernels do, so that fused or in
+They call the pieces of the other modules in the same order as these modules' kernels do, so that fused or in
 steps makes no difference to a bit.
 """
 
@@ -14,6 +14,7 @@ from .._compile import Grid, In, Out, Pack, inner, kernel, prange, row
 from .._geometry import INVSTD, M2, MEAN, RUNNING_MEAN, RUNNING_VAR, SUM_DY, SUM_DY_XMU
 from .._scalar import blend as _blend
 from .intrinsics import fence
+from .partition import row_parts
 from .pointwise import (
     gradient_coefficients,
     gradient_planes,
@@ -23,7 +24,8 @@ from .pointwise import (
     normalize_rows,
     row_size,
 )
-from .reduce import block_dots, block_moments, channel_dots, channel_moments, row_parts
+from .reduce_first import channel_dots, channel_moments
+from .reduce_last import block_dots, block_moments
 
 GROUP = 1 << 16  # bytes of neighbouring channels that one work item takes
 BLOCK = 256  # bytes of a row that one work item takes

@@ -1,0 +1,47 @@
+"""How elements are cut, by the shape alone, so that any number of threads gives the same bits.
+
+Inside a chunk, which stays in L1 or L2, sums run in the array's own dtype over a fixed number of lanes. Between chunks
+they are float64. A part is a run of chunks; parts are worked on in any order and merged in theirs.
+"""
+
+from __future__ import annotations
+
+from .._compile import inner
+from .._scalar import merge as _merge
+
+CHUNK = 4096  # elements of a channel: 16 KB of float32, read twice, the second time from L1
+ROWS = 64  # rows of a channels-last chunk: a lane adds 16 groups of four, 1e-7 of its sum
+PARTS = 64  # most parts that a channel, or all rows, are cut into
+LOW, HIGH = 1e-30, 1e36  # M2 per element, and M2, that float32 squares hold with all digits
+
+merge = inner(_merge)
+
+
+@inner
+def n_parts(n_elements, n_chunks):
+    """Parts of at least eight chunks and 32,768 elements."""
+    return max(1, min(PARTS, n_elements // (8 * CHUNK), n_chunks // 8))
+
+
+@inner
+def channel_parts(n_outer, n_inner):
+    size = n_outer * n_inner
+    return n_parts(size, (size + CHUNK - 1) // CHUNK)
+
+
+@inner
+def row_parts(n_rows, n_channels):
+    return n_parts(n_rows * n_channels, (n_rows + ROWS - 1) // ROWS)
+
+
+@inner
+def part_range(size, chunk, part, parts):
+    """First and last of `size` elements or rows that a part takes: whole chunks."""
+    n_chunks = (size + chunk - 1) // chunk
+    return n_chunks * part // parts * chunk, min(size, n_chunks * (part + 1) // parts * chunk)
+
+
+@inner
+def in_range(m2, count):
+    """False where squares may have left float32's range (or are NaN): the chunk is then taken again in float64."""
+    return LOW * count < m2 < HIGH
