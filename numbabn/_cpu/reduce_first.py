@@ -7,7 +7,7 @@ import numpy as np
 from .._compile import Grid, In, Pack, inner, kernel, prange, row
 from .._geometry import M2, MEAN, SUM_DY, SUM_DY_XMU
 from .intrinsics import cast, fma, hsum, lanes, load, load_part, rounded, splat
-from .partition import CHUNK, channel_parts, in_range, merge, part_range
+from .partition import CHUNK, STRIP, channel_parts, in_range, merge, part_range
 
 
 @inner
@@ -40,6 +40,12 @@ def chunk_sum(x, dtype, start, stride, n_inner, begin, end):
 
 
 @inner
+def deviations(d, s, q):
+    """Sums of d and of its square with d added."""
+    return s + d, fma(d, d, q)
+
+
+@inner
 def chunk_moments(x, dtype, start, stride, n_inner, begin, end):
     """Mean and M2 of one chunk in two passes; the first pass's mean, rounded, is the pivot of the second."""
     count = float(end - begin)
@@ -47,42 +53,43 @@ def chunk_moments(x, dtype, start, stride, n_inner, begin, end):
     step = lanes(x)
     fill = splat(x, pivot)
     center = cast(fill, dtype)
-    s0 = s1 = s2 = s3 = q0 = q1 = q2 = q3 = cast(splat(x, 0.0), dtype)
+    zero = cast(splat(x, 0.0), dtype)
+    s0 = s1 = s2 = s3 = zero
+    squares = cast(zero, np.float64)
     o = begin // n_inner
     i = begin - o * n_inner
     while begin < end:
-        n = min(n_inner - i, end - begin)
-        k = start + o * stride + i
-        stop = k + n
-        while k + 4 * step <= stop:
-            d0 = cast(load(x, k), dtype) - center
-            d1 = cast(load(x, k + step), dtype) - center
-            d2 = cast(load(x, k + 2 * step), dtype) - center
-            d3 = cast(load(x, k + 3 * step), dtype) - center
-            s0 = s0 + d0
-            s1 = s1 + d1
-            s2 = s2 + d2
-            s3 = s3 + d3
-            q0 = fma(d0, d0, q0)
-            q1 = fma(d1, d1, q1)
-            q2 = fma(d2, d2, q2)
-            q3 = fma(d3, d3, q3)
-            k += 4 * step
-        while k + step <= stop:
-            d0 = cast(load(x, k), dtype) - center
-            s0 = s0 + d0
-            q0 = fma(d0, d0, q0)
-            k += step
-        if k < stop:
-            d1 = cast(load_part(x, k, stop - k, fill), dtype) - center
-            s1 = s1 + d1
-            q1 = fma(d1, d1, q1)
-        begin += n
-        o += 1
-        i = 0
+        q0 = q1 = q2 = q3 = zero
+        strip = min(begin + STRIP, end)
+        while begin < strip:
+            n = min(n_inner - i, strip - begin)
+            k = start + o * stride + i
+            stop = k + n
+            while k + 4 * step <= stop:
+                s0, q0 = deviations(cast(load(x, k), dtype) - center, s0, q0)
+                s1, q1 = deviations(cast(load(x, k + step), dtype) - center, s1, q1)
+                s2, q2 = deviations(cast(load(x, k + 2 * step), dtype) - center, s2, q2)
+                s3, q3 = deviations(cast(load(x, k + 3 * step), dtype) - center, s3, q3)
+                k += 4 * step
+            if k + step <= stop:
+                s0, q0 = deviations(cast(load(x, k), dtype) - center, s0, q0)
+                k += step
+            if k + step <= stop:
+                s1, q1 = deviations(cast(load(x, k), dtype) - center, s1, q1)
+                k += step
+            if k + step <= stop:
+                s2, q2 = deviations(cast(load(x, k), dtype) - center, s2, q2)
+                k += step
+            if k < stop:
+                s3, q3 = deviations(cast(load_part(x, k, stop - k, fill), dtype) - center, s3, q3)
+            begin += n
+            i += n
+            if i == n_inner:
+                o += 1
+                i = 0
+        squares = squares + cast((q0 + q1) + (q2 + q3), np.float64)
     s = hsum((s0 + s1) + (s2 + s3))
-    q = hsum((q0 + q1) + (q2 + q3))
-    m2 = q - s * (s / count)
+    m2 = hsum(squares) - s * (s / count)
     return pivot + s / count, 0.0 if m2 < 0.0 else m2
 
 
