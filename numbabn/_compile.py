@@ -107,13 +107,22 @@ def threads_for(size: int) -> int:
     settings = current()
     if size < settings.parallel_threshold or settings.threads == 1 or _pool_lost or numba.config.DISABLE_JIT:
         return 1
-    threads = numba.get_num_threads()  # starts the pool, without which there is no threading layer to ask for
-    if settings.threads is not None:
-        threads = min(settings.threads, numba.config.NUMBA_NUM_THREADS)
-    # A second parallel call aborts the process under workqueue: with another Python thread alive, stay serial.
-    if threads > 1 and numba.threading_layer() == "workqueue" and threading.active_count() > 1:
-        return 1
-    return int(threads)
+    threads = _thread_mask() if settings.threads is None else min(settings.threads, numba.config.NUMBA_NUM_THREADS)
+    return 1 if threads > 1 and _is_busy() else threads
+
+
+def _thread_mask() -> int:
+    """What `numba.get_num_threads` says, without the two locks that it takes once the pool is there."""
+    if _pool._is_initialized:
+        return int(_pool._get_num_threads())
+    return int(numba.get_num_threads())
+
+
+def _is_busy() -> bool:
+    """A second parallel call aborts the process under workqueue: with another Python thread alive, stay serial."""
+    if not _pool._is_initialized:
+        numba.get_num_threads()  # starts the pool, which settles the threading layer
+    return numba.threading_layer() == "workqueue" and threading.active_count() > 1
 
 
 def _run(twin: Callable[..., None], threads: int, *args: Any) -> None:

@@ -98,7 +98,11 @@ def frame(axes: Axes, operands: tuple[Array, ...]) -> Piece | None:
     if found is None:
         return None
     geometry, runs, everything = found
-    return Piece([_flat(a, runs[k]) for k, a in enumerate(operands)], geometry, everything)
+    flat = [_flat(a, run) for a, run in zip(operands, runs, strict=False)]
+    for k, a in enumerate(operands[:-1]):
+        if a is operands[-1]:
+            flat[-1] = flat[k]  # tells the backend that it works in place
+    return Piece(flat, geometry, everything)
 
 
 @lru_cache(maxsize=4096)

@@ -23,7 +23,7 @@ merge = inner(_merge)
 @inner
 def n_parts(n_elements, n_chunks):
     """Parts of at least eight chunks and 32,768 elements."""
-    return max(1, min(PARTS, n_elements // (8 * CHUNK), n_chunks // 8))
+    return max(1, min(PARTS, n_elements // (8 * CHUNK), n_chunks // 4))
 
 
 @inner

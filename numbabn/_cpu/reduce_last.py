@@ -9,7 +9,7 @@ from .._geometry import M2, MEAN, SUM_DY, SUM_DY_XMU
 from .intrinsics import cast, cast_like, fma, lanes, load_part, splat, store_part, within
 from .partition import HIGH, LOW, ROWS, merge, part_range, row_parts
 
-PANEL = 256  # channels that one work item takes of a row: 1 KB of float32
+PANEL = 1024  # channels that one work item takes of a row: 1 KB of float32
 
 
 @inner
