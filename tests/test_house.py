@@ -1,0 +1,348 @@
+"""The shape of the package, read from its sources: who imports what, what kernels may contain, what is documented."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import numbabn
+
+PACKAGE = Path(numbabn.__file__).parent
+ROOT = Path(__file__).parents[1]
+
+# What may import what: downwards, or a neighbour on the same storey. The package itself is above all: it loads lazily.
+STOREYS = {
+    "numbabn": 5,
+    "numbabn.__main__": 4,
+    "numbabn._demo": 4,
+    "numbabn.layers": 4,
+    "numbabn.functional": 3,
+    "numbabn._moments": 3,
+    "numbabn._steps": 3,
+    "numbabn._arrays": 2,
+    "numbabn._layout": 2,
+    "numbabn._cpu": 1,  # and all in it
+    "numbabn._compile": 0,
+    "numbabn._config": 0,
+    "numbabn._geometry": 0,
+    "numbabn._scalar": 0,
+}
+BACKENDS = 1
+# Who knows the compiler.
+COMPILER = {"numba", "llvmlite"}
+KNOW_THE_COMPILER = {"numbabn._compile", "numbabn._cpu.intrinsics"}
+INSTALLED_WITH_US = {"numpy", *COMPILER}
+
+
+def module_name(path: Path) -> str:
+    return ".".join((PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+TREES = {module_name(path): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+KERNEL_FILES = [name for name in TREES if name.startswith("numbabn._cpu.") and name not in KNOW_THE_COMPILER]
+
+
+def storey(module: str) -> int:
+    while module not in STOREYS:
+        module, _, last = module.rpartition(".")
+        assert module != "numbabn" or last == "", f"{last} has no storey yet: give it one in the table"
+    return STOREYS[module]
+
+
+def runs_later(node: ast.AST) -> bool:
+    only_for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    return only_for_types or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+
+
+def nodes(tree: ast.AST, at_load: bool = False) -> Iterator[ast.AST]:
+    """All nodes below one; with `at_load`, not those that run later, if at all."""
+    for child in ast.iter_child_nodes(tree):
+        if not (at_load and runs_later(child)):
+            yield child
+            yield from nodes(child, at_load)
+
+
+def imports(module: str, at_load: bool = False) -> Iterator[str]:
+    """Absolute names of the modules that a module imports; of ours, the most exact that exist."""
+    parts = module.split(".")
+    is_package = int(PACKAGE.parent.joinpath(*parts, "__init__.py").exists())
+    for node in nodes(TREES[module], at_load):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = parts[: len(parts) - node.level + is_package] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
+            for alias in node.names:
+                yield f"{base}.{alias.name}" if f"{base}.{alias.name}" in TREES else base
+
+
+def ours(module: str, at_load: bool = False) -> set[str]:
+    """Modules of the package that a module imports; the package's own file, loaded before all others, left out."""
+    return {name for name in imports(module, at_load) if name.startswith("numbabn.")} - {module}
+
+
+# -- storeys -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_reader_of_imports_sees_them() -> None:
+    assert {"numbabn._compile", "numbabn._geometry"} <= ours("numbabn._cpu", at_load=True)
+    assert {"numbabn._moments", "numbabn._arrays", "numbabn._layout"} <= ours("numbabn.functional", at_load=True)
+    assert any(name.startswith("numbabn._cpu") for m in TREES for name in ours(m) - ours(m, at_load=True))
+    assert "numbabn._config" in ours("numbabn") and not ours("numbabn", at_load=True)
+
+
+@pytest.mark.parametrize("module", TREES)
+def test_imports_go_down(module: str) -> None:
+    upwards = {name for name in ours(module) if storey(name) > storey(module)}
+    assert not upwards, f"storey {storey(module)} imports from above"
+
+
+def test_no_cycles_at_load_time() -> None:
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join((*path, module))
+        if module not in done:
+            for name in ours(module, at_load=True):
+                visit(name, (*path, module))
+            done.add(module)
+
+    done: set[str] = set()
+    for module in TREES:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("module", TREES)
+def test_only_the_doors_import_the_compiler(module: str) -> None:
+    used = {name.split(".")[0] for name in imports(module)} & COMPILER
+    assert not used or module in KNOW_THE_COMPILER
+
+
+@pytest.mark.parametrize("module", [name for name in TREES if storey(name) > BACKENDS])
+def test_backends_and_the_compiler_are_loaded_late(module: str) -> None:
+    early = {name for name in ours(module, at_load=True) if storey(name) == BACKENDS or name in KNOW_THE_COMPILER}
+    assert not early
+
+
+@pytest.mark.parametrize("module", TREES)
+def test_what_is_imported_at_load_time_is_installed(module: str) -> None:
+    import sys
+
+    foreign = {name.split(".")[0] for name in imports(module, at_load=True)} - {"numbabn", ""}
+    assert not foreign - sys.stdlib_module_names - INSTALLED_WITH_US
+
+
+def test_backends_do_not_know_each_other() -> None:
+    backends = {name for name in STOREYS if STOREYS[name] == BACKENDS}
+    for module in TREES:
+        own = {b for b in backends if module.startswith(b)}
+        if own:
+            others = tuple(backends - own)
+            assert not [name for name in ours(module) if name.startswith(others)], module
+
+
+def test_no_module_is_named_after_nothing() -> None:
+    names = {part.strip("_") for name in TREES for part in name.split(".")}
+    assert not names & {"utils", "util", "common", "helpers", "helper", "base", "misc", "core"}
+
+
+# -- kernels -----------------------------------------------------------------------------------------------------------
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
+    return (node for node in nodes(tree) if isinstance(node, ast.FunctionDef))
+
+
+def decorators(function: ast.FunctionDef) -> set[str]:
+    return {ast.unparse(d).split("(")[0].rpartition(".")[2] for d in function.decorator_list}
+
+
+def prange_loops(tree: ast.AST) -> Iterator[ast.For]:
+    for node in nodes(tree):
+        if isinstance(node, ast.For) and isinstance(node.iter, ast.Call) and ast.unparse(node.iter.func) == "prange":
+            yield node
+
+
+def test_there_are_kernels() -> None:
+    compiled = [f for name in KERNEL_FILES for f in functions(TREES[name]) if "kernel" in decorators(f)]
+    assert len(compiled) >= 12
+    assert sum(len(list(prange_loops(TREES[name]))) for name in KERNEL_FILES) >= 12
+    for f in compiled:
+        assert ast.get_docstring(f), f"{f.name} says nothing of what it moves"
+        layout = f.name.endswith(("_channels_first", "_channels_last")) or not list(prange_loops(f))
+        assert layout, f"{f.name} is not named verb_layout"
+
+
+@pytest.mark.parametrize("module", KERNEL_FILES)
+def test_compiled_functions_stand_at_module_level(module: str) -> None:
+    compiled = [f for f in functions(TREES[module]) if decorators(f) & {"kernel", "inner"}]
+    assert not set(compiled) - set(ast.iter_child_nodes(TREES[module])), "a closure is compiled again each time"
+    for f in functions(TREES[module]):
+        assert not list(functions(f)), f"{f.name} makes functions"
+
+
+@pytest.mark.parametrize("module", KERNEL_FILES)
+def test_kernels_raise_nothing(module: str) -> None:
+    raised = [node.lineno for node in nodes(TREES[module]) if isinstance(node, ast.Raise | ast.Assert | ast.Try)]
+    assert not raised
+
+
+@pytest.mark.parametrize("module", KERNEL_FILES)
+def test_parallel_loops_have_signed_indices_and_no_reductions(module: str) -> None:
+    for loop in prange_loops(TREES[module]):
+        assert isinstance(loop.target, ast.Name)
+        index = loop.target.id
+        uses = [n for n in nodes(loop) if isinstance(n, ast.Name) and n.id == index and isinstance(n.ctx, ast.Load)]
+        signed = [n for n in nodes(loop) if isinstance(n, ast.Call) and ast.unparse(n) == f"np.int64({index})"]
+        assert len(uses) == len(signed), f"line {loop.lineno}: an unsigned index makes floats of signed ones"
+        summed = {n.target.id for n in nodes(loop) if isinstance(n, ast.AugAssign) and isinstance(n.target, ast.Name)}
+        outside = summed - set(begun_in(loop))
+        assert not outside, f"line {loop.lineno}: {outside} would change with the number of threads"
+
+
+def begun_in(loop: ast.For) -> Iterator[str]:
+    """Names that a loop's body gives a first value."""
+    for statement in nodes(loop):
+        if isinstance(statement, ast.Assign | ast.For):
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            names = (n for target in targets for n in ast.walk(target) if isinstance(n, ast.Name))
+            yield from (n.id for n in names if isinstance(n.ctx, ast.Store))
+
+
+@pytest.mark.parametrize("module", TREES)
+def test_no_licence_to_change_results(module: str) -> None:
+    found = list(nodes(TREES[module]))
+    words = {n.id for n in found if isinstance(n, ast.Name)} | {n.attr for n in found if isinstance(n, ast.Attribute)}
+    words |= {n.arg for n in found if isinstance(n, ast.keyword) and n.arg}
+    words |= {n.value for n in found if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    assert not words & {"guvectorize", "vectorize", "fastmath", "set_threading_layer"}
+
+
+# -- documentation -----------------------------------------------------------------------------------------------------
+
+
+def sections(doc: str) -> dict[str, list[str]]:
+    """Lines of a numpydoc docstring by heading."""
+    found: dict[str, list[str]] = {"": []}
+    lines = inspect.cleandoc(doc).splitlines()
+    heading = ""
+    for line, below in zip(lines, [*lines[1:], ""], strict=True):
+        if line and re.fullmatch("-{3,}", below) and len(below) == len(line):
+            heading = line
+            found[heading] = []
+        elif not re.fullmatch("-{3,}", line):
+            found[heading].append(line)
+    return found
+
+
+def documented(lines: list[str]) -> list[str]:
+    """Names that a Parameters or Attributes section describes."""
+    heads = [line.partition(" : ")[0] for line in lines if line and not line.startswith(" ")]
+    return [name.strip().lstrip("*") for head in heads for name in head.split(",")]
+
+
+def parameters(function: Callable[..., Any]) -> list[str]:
+    return [name for name in inspect.signature(function).parameters if name not in ("self", "cls")]
+
+
+def public_functions() -> Iterator[tuple[str, Callable[..., Any]]]:
+    for name in numbabn.__all__:
+        value = getattr(numbabn, name)
+        if inspect.isfunction(value):
+            yield name, value
+        owner = value if inspect.isclass(value) else type(value)
+        if owner.__module__.startswith("numbabn"):
+            for method, function in inspect.getmembers(owner, inspect.isfunction):
+                if not method.startswith("_") and function.__module__.startswith("numbabn"):
+                    yield f"{name}.{method}", function
+
+
+PUBLIC = dict(public_functions())
+CLASSES = [name for name in numbabn.__all__ if inspect.isclass(getattr(numbabn, name))]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_functions_are_documented(name: str) -> None:
+    function = PUBLIC[name]
+    assert function.__doc__, "no docstring"
+    doc = sections(function.__doc__)
+    assert doc[""] and doc[""][0].endswith((".", "`")), "no summary line"
+    assert documented(doc.get("Parameters", [])) == parameters(function)
+    returned = str(inspect.signature(function).return_annotation)
+    nothing = returned in ("None", "Iterator[None]")
+    assert nothing != ("Returns" in doc), f"returns {returned}, and the docstring says otherwise"
+    if "." not in name:
+        assert {"Raises", "Examples"} <= doc.keys()
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_classes_are_documented(name: str) -> None:
+    kind = getattr(numbabn, name)
+    doc = sections(kind.__doc__)
+    assert doc[""] and doc[""][0].endswith(".")
+    described = documented(doc.get("Parameters", [])) + documented(doc.get("Attributes", []))
+    assert not set(parameters(kind)) - set(described)
+
+
+def test_names_are_complete() -> None:
+    assert PUBLIC.keys() >= {"batch_norm", "config.using", "Moments.merge", "BatchNorm2d.backward"}
+    assert set(numbabn.__all__) <= set(dir(numbabn))
+    with pytest.raises(AttributeError, match="no attribute 'batchnorm'"):
+        numbabn.batchnorm  # noqa: B018
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S*", numbabn.__version__)
+
+
+def test_the_settings_are_documented() -> None:
+    assert documented(sections(type(numbabn.config).__doc__ or "")["Attributes"])[:3] == [
+        "threads",
+        "parallel_threshold",
+        "cache",
+    ]
+
+
+@pytest.mark.parametrize("module", TREES)
+def test_modules_say_what_they_are_for(module: str) -> None:
+    assert ast.get_docstring(TREES[module])
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def project_files() -> list[Path]:
+    """What belongs to the project: all that git knows or would add, or the package alone where there is no git."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    try:
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return sorted(PACKAGE.rglob("*.py"))
+    return [ROOT / name for name in listed if (ROOT / name).is_file()]
+
+
+def texts() -> Iterator[tuple[Path, str]]:
+    for path in project_files():
+        content = path.read_bytes()
+        if b"\0" not in content:
+            yield path, content.decode()
+
+
+def test_files_are_short() -> None:
+    long = {str(path.relative_to(ROOT)): text.count("\n") for path, text in texts() if path.suffix == ".py"}
+    assert not {name: lines for name, lines in long.items() if lines > 400}
+
+
+def test_no_file_knows_the_machine_it_was_written_on() -> None:
+    folder = re.compile(r"(?<![\w.])/(?:home|Users|root|work|mnt|opt|tmp)/\w|\b[A-Z]:\\\w|\.\./shared")
+    found = [f"{path}: {match.group()}" for path, text in texts() for match in folder.finditer(text)]
+    assert not found
+    assert folder.search("see /" + "home/me") and folder.search("../" + "shared")
+
+
+def test_nothing_is_left_for_later() -> None:
+    words = re.compile("|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK")))
+    found = [f"{path}: {match.group()}" for path, text in texts() for match in words.finditer(text)]
+    assert not found
