@@ -1,7 +1,4 @@
-"""Table of accuracy beside PyTorch: largest error of the training forward, data ever farther from zero.
-
-    python benchmarks/accuracy.py
-"""
+"""Table of accuracy beside PyTorch: largest error of the training forward, data ever farther from zero."""
 
 from __future__ import annotations
 

@@ -42,9 +42,7 @@ class Functions:
         _, self.save_mean, self.save_invstd = nb.batch_norm_forward(self.x, training=True, axis=self.axis)
 
     def _forward(self, training: bool) -> None:
-        nb.batch_norm(
-            self.x, self.mean, self.var, self.weight, self.bias, training, axis=self.axis, out=self.out
-        )
+        nb.batch_norm(self.x, self.mean, self.var, self.weight, self.bias, training, axis=self.axis, out=self.out)
 
     def time_training(self, *_: Any) -> None:
         self._forward(True)
