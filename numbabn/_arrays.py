@@ -90,7 +90,7 @@ def output(out: Any, like: Array, inputs: Iterable[tuple[str, Array | None]], sa
     if not array.flags.c_contiguous and _overlaps_itself(array):
         raise ValueError(f"out overlaps itself: shape {out.shape}, strides {out.strides}")
     for name, other in inputs:
-        if other is not None and _overlaps(array, other) and not any(other is s and _is_same(array, s) for s in same):
+        if other is not None and _overlaps(array, other) and not any(other is s and is_same(array, s) for s in same):
             raise ValueError(f"out overlaps {name}; it must be apart from it or the very same elements as x or dy")
     return array
 
@@ -100,7 +100,8 @@ def _require_writable(name: str, array: Array) -> None:
         raise ValueError(f"{name} is read-only, expected a writable array")
 
 
-def _is_same(a: Array, b: Array) -> bool:
+def is_same(a: Array, b: Array) -> bool:
+    """Whether two arrays of one shape are the same elements."""
     if a is b:
         return True
     here, there = a.__array_interface__["data"][0], b.__array_interface__["data"][0]

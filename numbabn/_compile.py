@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import os
 import pickle
-import threading
+import sys
 import types as pytypes
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +16,7 @@ import numba
 import numpy.typing as npt
 from numba import prange as prange
 from numba.core import types
+from numba.core.compiler_lock import global_compiler_lock
 from numba.np.ufunc import parallel as _pool
 
 from ._config import current
@@ -70,7 +71,7 @@ class kernel:  # noqa: N801 - a decorator
 
     def compiled(self, char: str, parallel: bool) -> Callable[..., None]:
         """Twin for a dtype character, loaded from the cache or compiled on first use."""
-        with _lock:
+        with global_compiler_lock:
             if (char, parallel) not in self._twins:
                 self._twins[char, parallel] = self._compile(char, parallel)
             return self._twins[char, parallel]
@@ -122,7 +123,7 @@ def _is_busy() -> bool:
     """A second parallel call aborts the process under workqueue: with another Python thread alive, stay serial."""
     if not _pool._is_initialized:
         numba.get_num_threads()  # starts the pool, which settles the threading layer
-    return numba.threading_layer() == "workqueue" and threading.active_count() > 1
+    return numba.threading_layer() == "workqueue" and len(sys._current_frames()) > 1
 
 
 def _run(twin: Callable[..., None], threads: int, *args: Any) -> None:
@@ -152,19 +153,30 @@ def _source_hash() -> str:
     shared = (folder / f"{name}.py" for name in ("_compile", "_geometry", "_scalar"))
     for path in sorted([*folder.glob("_cpu/*.py"), *shared]):
         digest.update(path.read_bytes())
+    digest.update(f"{numba.config.BOUNDSCHECK} {numba.config.OPT}".encode())  # flags that Numba's key leaves out
     return digest.hexdigest()[:12]
+
+
+def _is_orphan() -> bool:
+    """Whether this is a forked child whose parent, without this package, had started Numba's pool (seen on Linux)."""
+    tasks = Path("/proc/self/task")
+    alive = len(list(tasks.iterdir())) if tasks.is_dir() else numba.config.NUMBA_NUM_THREADS
+    return bool(_pool._is_initialized and alive < numba.config.NUMBA_NUM_THREADS)
 
 
 def _after_fork() -> None:
     """A forked child has Numba's pool but none of its threads; GNU OpenMP would kill it at the next launch."""
     global _pool_lost
     _pool_lost = _pool_lost or bool(_pool._is_initialized)
-    _lock.release()
+    global_compiler_lock.release()
 
 
 _salt = _source_hash()
-_lock = threading.RLock()
-_pool_lost = False
+_pool_lost = _is_orphan()
 if hasattr(os, "register_at_fork"):
-    # Held across a fork, so that no child starts with a compilation, and Numba's own lock, half-way.
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_after_fork)
+    # Held across a fork, so that no child starts with a compilation half-way and nobody left to finish it.
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=_after_fork,
+    )

@@ -125,7 +125,7 @@ def _canonical(
     none = (1, (0,) * len(steps))
     if rest and rest[-1][1] == units:
         outer, inner, last = (rest[0] if len(rest) == 2 else none), rest[-1], False
-    elif not rest or (len(rest) == 1 and n_channels > 1 and channel_steps == units):
+    elif len(rest) <= 1 and channel_steps == units and (n_channels > 1 or not rest):
         outer, inner, last = (rest[0] if rest else none), none, True
     else:
         return None

@@ -46,7 +46,7 @@ class Moments:
             raise ValueError(f"moments of shape {other.mean.shape} cannot be added to moments of {self.mean.shape}")
         if other.count == 0:
             return self
-        mean, m2 = merge(self.count, self.mean, self.m2, other.count, other.mean, other.m2)
+        mean, m2 = merged(self.count, self.mean, self.m2, other.count, other.mean, other.m2)
         return Moments(self.count + other.count, mean, m2)
 
     def merge(self, *others: Moments) -> Moments:
@@ -118,6 +118,13 @@ class Moments:
             If eps is negative or NaN.
         """
         return invstd(self.var(), eps)
+
+
+def merged(count_a: Any, mean_a: Any, m2_a: Any, count_b: Any, mean_b: Any, m2_b: Any) -> tuple[Any, Any]:
+    """`merge` of arrays, quietly; a mean that differences of infinities made NaN is the infinity of one sign."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean, m2 = merge(count_a, mean_a, m2_a, count_b, mean_b, m2_b)
+        return np.where(np.isnan(mean), mean_a + mean_b, mean), m2
 
 
 def invstd(var: npt.NDArray[Any], eps: float) -> npt.NDArray[Any]:

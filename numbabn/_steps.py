@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ._geometry import BIAS, INVSTD, M2, MEAN, SUM_DY, SUM_DY_XMU, WEIGHT
 from ._layout import Axes, frame, pieces
-from ._scalar import merge
+from ._moments import merged
 
 Array = npt.NDArray[Any]
 
@@ -47,15 +47,8 @@ def moments(x: Array, axes: Axes) -> Array:
         _backend().moments(flat, part, geometry)
         if geometry.size == x.size:
             return part
-        with np.errstate(invalid="ignore", over="ignore"):
-            pack[MEAN, channels], pack[M2, channels] = merge(
-                counts[channels],
-                pack[MEAN, channels],
-                pack[M2, channels],
-                geometry.per_channel,
-                part[MEAN],
-                part[M2],
-            )
+        so_far = counts[channels], pack[MEAN, channels], pack[M2, channels]
+        pack[MEAN, channels], pack[M2, channels] = merged(*so_far, geometry.per_channel, part[MEAN], part[M2])
         counts[channels] += geometry.per_channel
     return pack
 

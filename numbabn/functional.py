@@ -189,7 +189,7 @@ def batch_norm_backward(
     Returns
     -------
     BatchNormGrads
-        ``(x, weight, bias)``; x in dy's dtype, the others float64; None for those not in `needs`.
+        ``(x, weight, bias)``; x in the input's dtype, the others float64; None for those not in `needs`.
 
     Raises
     ------
@@ -228,7 +228,7 @@ def batch_norm_backward(
     if "x" in needs:
         same = (g,) if array is None else (g, array)
         inputs = (("dy", g), ("x", array), ("weight", w), ("save_mean", mean), ("save_invstd", scale))
-        dx = output(out, g, inputs, same)
+        dx = output(out, g if array is None else array, inputs, same)
     elif out is not None:
         raise ValueError(f"out is given but needs={needs} asks for no gradient with respect to x")
     pack = _steps.pack_of(axes, 0.0 if mean is None else mean, 0.0 if scale is None else scale, w, None)
@@ -377,10 +377,11 @@ def normalize(
     """
     array = adopt("x", x)
     axes = _axes(array, axis)
-    given = {"mean": mean, "invstd": invstd, "weight": weight, "bias": bias}
-    c = {k: None if v is None else parameter(k, v, axes.kept_shape) for k, v in given.items()}
-    y = _output(out, array, c.items())
-    _steps.normalize(array, y, _steps.pack_of(axes, c["mean"], c["invstd"], c["weight"], c["bias"]), axes)
+    c_mean, c_invstd = (parameter(k, v, axes.kept_shape) for k, v in (("mean", mean), ("invstd", invstd)))
+    w = None if weight is None else parameter("weight", weight, axes.kept_shape)
+    b = None if bias is None else parameter("bias", bias, axes.kept_shape)
+    y = _output(out, array, (("mean", c_mean), ("invstd", c_invstd), ("weight", w), ("bias", b)))
+    _steps.normalize(array, y, _steps.pack_of(axes, c_mean, c_invstd, w, b), axes)
     return y if out is None else out
 
 
@@ -488,7 +489,7 @@ def backward_elemt(
     w = None if weight is None else parameter("weight", weight, axes.kept_shape)
     if g.size and not count > 0:
         raise ValueError(f"count must be > 0, got {count}")
-    dx = output(out, g, (("dy", g), ("x", array), ("weight", w), *c.items()), (g, array))
+    dx = output(out, array, (("dy", g), ("x", array), ("weight", w), *c.items()), (g, array))
     pack = _steps.pack_of(axes, c["mean"], c["invstd"], w)
     pack[SUM_DY], pack[SUM_DY_XMU] = c["sum_dy"].reshape(-1), c["sum_dy_xmu"].reshape(-1)
     _steps.backward_elemt(g, array, dx, pack, axes, float(count))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._arrays import SUPPORTED
+from ._arrays import SUPPORTED, is_same
 from ._moments import require_eps
 from .functional import batch_norm_backward, batch_norm_forward
 
@@ -97,7 +97,7 @@ class _BatchNorm:
         if learn and x.size and self.num_batches_tracked is not None:
             self.num_batches_tracked[...] += 1
         if self.training:
-            destroyed = out is not None and np.may_share_memory(out, x)
+            destroyed = out is not None and is_same(out, x)
             self._saved = (None if destroyed else x, save_mean, save_invstd)
         return y
 
@@ -137,14 +137,31 @@ class _BatchNorm:
         return grads.x
 
     def train(self, mode: bool = True) -> _BatchNorm:
-        """Use batch statistics (True) or running ones (False) from now on; returns the layer."""
+        """Use batch statistics from now on, or running ones.
+
+        Parameters
+        ----------
+        mode : bool, default True
+            False lets go of the last input.
+
+        Returns
+        -------
+        _BatchNorm
+            The layer.
+        """
         self.training = bool(mode)
         if not self.training:
             self._saved = None
         return self
 
     def eval(self) -> _BatchNorm:
-        """Use running statistics from now on and let go of the last input; returns the layer."""
+        """Use running statistics from now on and let go of the last input.
+
+        Returns
+        -------
+        _BatchNorm
+            The layer.
+        """
         return self.train(False)
 
     def zero_grad(self) -> None:

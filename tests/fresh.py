@@ -132,7 +132,7 @@ def warm(folder: Path) -> Path:
     return folder
 
 
-def forked(function: Callable[[], object], timeout: int = 60) -> None:
+def forked(function: Callable[[], object], timeout: int = 30) -> None:
     """Call a function in a forked child; AssertionError unless it returns there in time."""
     child = os.fork()
     if child == 0:

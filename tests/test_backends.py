@@ -12,6 +12,7 @@ import pytest
 from cases import BAR, DTYPES, LAYOUTS, Array, assert_bits, assert_within, frozen, gradient_bars, normal, uniform, y_bar
 
 import numbabn as nb
+from numbabn import _cpu
 
 # Each shape takes the kernels somewhere else; in channels-last memory (N, C, S...) has N * S rows of C.
 SHAPES = {
@@ -239,6 +240,29 @@ def test_large_results_have_the_bits_of_small_ones(shape: tuple[int, ...], layou
         assert_bits(dx[part], some, "dx")
     assert np.isnan(memory[-1 if shift == 0 else 0])
     assert_bits(nb.batch_norm_backward(y, x, weight, mean, scale, out=y).x, dx, "dx in place")
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["channels-first", "channels-last", "outer-gaps", "reversed"])
+@pytest.mark.parametrize("shape", [(2, 3, 5, 73), (2, 9, 3), (5, 203), (70, 300)], ids=str)
+def test_streaming_changes_no_bit(
+    shape: tuple[int, ...], layout: str, dtype: Any, twin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if no result fitted in a cache; results begin at any place within a cache line."""
+    p = problem(shape, dtype, True)
+    whole = run(p, MODES["training"], layout)
+    monkeypatch.setattr(_cpu, "_STREAM", 0)
+    for name, result in run(p, MODES["training"], layout).items():
+        assert_bits(result, whole[name], name)
+    x, memory = frozen(LAYOUTS[layout](p.x)), np.empty(p.x.size + 16, dtype)
+    for shift in (1, 7, 15):
+        memory.fill(np.nan)
+        out = memory[shift : shift + p.x.size].reshape(shape)
+        nb.normalize(x, whole["save_mean"], whole["save_invstd"], p.weight, p.bias, out=out)
+        assert np.isnan(memory[:shift]).all()
+        assert np.isnan(memory[shift + p.x.size :]).all()
+        assert_within(out, whole["y"].astype(np.longdouble), BAR[np.dtype(dtype).char] * 4.0)
 
 
 @pytest.mark.small

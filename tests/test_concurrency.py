@@ -37,7 +37,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(code: fresh.Code, cache: Path | None, layer: str, **environment: str) -> str:
     """A snippet in which every call is large enough to go parallel, on two threads unless it is told otherwise."""
     settings = {"NUMBA_THREADING_LAYER": layer, "NUMBA_NUM_THREADS": "2", "NUMBABN_PARALLEL_THRESHOLD": "0"}
-    return fresh.run(code, cache, {**settings, **environment}, timeout=60.0)
+    return fresh.run(code, cache, {**settings, **environment}, timeout=100.0)
 
 
 # -- Python threads ----------------------------------------------------------------------------------------------------
@@ -243,6 +243,7 @@ def test_fork_while_another_thread_compiles_our_kernels() -> None:
     code = """
     import threading, time
     import calls
+    import numbabn._cpu  # a fork in the middle of an import would be Python's own hazard
     from fresh import forked
 
     compiling = threading.Thread(target=calls.check, args=(1,), daemon=True)

@@ -70,11 +70,30 @@ def test_kinds_of_arrays(call: Any, dtype: Any, kind: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts(call: Any, layout: str) -> None:
     x = normal(SHAPE, np.float64, 1)
-    given = frozen(LAYOUTS[layout](x))
-    result = call(given)
-    np.testing.assert_allclose(result, call(x), rtol=1e-12, atol=1e-13)
-    if result.ndim == 4:
-        assert result.dtype == given.dtype and result.strides == np.empty_like(given, order="K").strides
+    np.testing.assert_allclose(call(frozen(LAYOUTS[layout](x))), call(x), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_results_lie_in_memory_as_x_does(layout: str) -> None:
+    plain = normal(SHAPE, np.float64, 1)
+    x = LAYOUTS[layout](plain)
+    results = [CALLS[name](x) for name in ("training", "eval", "normalize", "eval-backward")]
+    for dy in (LAYOUTS[other](plain) for other in (layout, "channels-first", "byte-swapped")):
+        results.append(nb.batch_norm_backward(dy, x, None, MEAN, SCALE).x)
+        results.append(nb.backward_elemt(dy, x, MEAN, SCALE, None, SUM, SUM, 140))
+    for result in results:
+        assert result.dtype == x.dtype
+        assert result.strides == np.empty_like(x, order="K").strides
+
+
+def test_out_of_backward_has_the_byte_order_of_x() -> None:
+    x, dy = normal(SHAPE, ">f8", 1), normal(SHAPE, "<f8", 2)
+    expected = nb.batch_norm_backward(dy, x, None, MEAN, SCALE).x
+    out = np.zeros(SHAPE, ">f8")
+    assert nb.batch_norm_backward(dy, x, None, MEAN, SCALE, out=out).x is out
+    assert_bits(out, expected)
+    with pytest.raises(TypeError, match="out has dtype float64, expected >f8"):
+        nb.batch_norm_backward(dy, x, None, MEAN, SCALE, out=np.zeros(SHAPE))
 
 
 @pytest.mark.small

@@ -330,8 +330,17 @@ def texts() -> Iterator[tuple[Path, str]]:
             yield path, content.decode()
 
 
+def lines_of_code(text: str) -> int:
+    """Lines outside docstrings: documentation may be as long as it needs to be."""
+    lines = text.count("\n")
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            lines -= (node.body[0].end_lineno or 0) - node.body[0].lineno + 1
+    return lines
+
+
 def test_files_are_short() -> None:
-    long = {str(path.relative_to(ROOT)): text.count("\n") for path, text in texts() if path.suffix == ".py"}
+    long = {str(path.relative_to(ROOT)): lines_of_code(text) for path, text in texts() if path.suffix == ".py"}
     assert not {name: lines for name, lines in long.items() if lines > 400}
 
 

@@ -133,7 +133,7 @@ def backward_channels_first(dy: In, x: In, dx: Out, pack: Pack, grid: Grid, stre
             s, t = channel_dots(dy, x, pack[MEAN, c], g0 + c * gc, go, x0 + c * xc, xo, n_outer, n_inner)
             pack[SUM_DY, c] = s
             pack[SUM_DY_XMU, c] = t
-        table = np.empty(5 * row_size(x, last - first), x.dtype)
+        table = np.empty(6 * row_size(x, last - first), x.dtype)
         gradient_coefficients(x, pack, first, last - first, float(n_outer * n_inner), table)
         gradient_planes(
             dy,
@@ -170,7 +170,7 @@ def backward_channels_last(dy: In, x: In, dx: Out, pack: Pack, grid: Grid, strea
         width = min(block, n_channels - c0)
         high, dots, partial = np.empty(width, x.dtype), np.empty(width, x.dtype), np.empty(parts * 2 * width)
         block_dots(dy, x, pack, n_outer, parts, c0, width, g0, go, x0, xo, high, dots, partial)
-        table = np.empty(5 * row_size(x, width), x.dtype)
+        table = np.empty(6 * row_size(x, width), x.dtype)
         gradient_coefficients(x, pack, c0, width, float(n_outer * n_inner), table)
         gradient_rows(dy, x, dx, table, g0 + c0, go, x0 + c0, xo, d0 + c0, do, n_outer, width, streamed)
         if streamed:

@@ -21,6 +21,10 @@ LANES = {types.float32: 16, types.float64: 8}  # 64 bytes, one cache line
 _I32 = ir.IntType(32)
 
 
+class Lanes(np.ndarray):
+    """A vector where kernels run as plain Python, told from an array by its type."""
+
+
 def lanes(x: Any) -> int:
     """Lanes of a vector of x's dtype."""
     return int(64 // x.itemsize)
@@ -66,7 +70,9 @@ def until_aligned(x: Any, i: int) -> int:
 
 def splat(like: Any, value: float) -> Any:
     """Vector like an array's or another vector, with `value` in every lane."""
-    return np.full_like(like, value) if like.ndim == 1 and like.size == lanes(like) else np.full(lanes(like), value)
+    if isinstance(like, Lanes):
+        return np.full_like(like, value)
+    return np.full(lanes(like), value, like.dtype).view(Lanes)
 
 
 def rounded(x: Any, value: float) -> float:

@@ -27,13 +27,16 @@ def affine(x, pack, c):
 
 @inner
 def gradient(x, pack, c, count):
-    """High means of x and dy, a, b and d of channel c, so that dx = (dy - g_high) * a + ((x - x_high) * b + d)."""
+    """High means of x and dy, r, a, b and d of channel c: dx = (dy - g_high) * a + ((x - x_high) * r * b + d).
+
+    r stays apart from b, so that no factor leaves float32's range before x and dy do.
+    """
     mean, r = pack[MEAN, c], pack[INVSTD, c]
     g_mean = pack[SUM_DY, c] / count
     x_high, g_high = rounded(x, mean), rounded(x, g_mean)
     a = pack[WEIGHT, c] * r
-    b = -a * r * r * (pack[SUM_DY_XMU, c] / count)
-    return x_high, g_high, a, b, -a * (g_mean - g_high) - b * (mean - x_high)
+    b = -a * (r * pack[SUM_DY_XMU, c] / count)
+    return x_high, g_high, r, a, b, -a * (g_mean - g_high) - b * ((mean - x_high) * r)
 
 
 @inner
@@ -64,16 +67,17 @@ def normalize_coefficients(x, pack, c0, width, table):
 
 @inner
 def gradient_coefficients(x, pack, c0, width, count, table):
-    """High means of x and dy, a, b and d of `width` channels from c0 on, to the five rows of `table`."""
+    """High means of x and dy, a, b and d of `width` channels from c0 on, to the six rows of `table`."""
     size = row_size(x, width)
     for c in range(width):
-        h, gh, a, b, d = gradient(x, pack, c0 + c, count)
+        h, gh, r, a, b, d = gradient(x, pack, c0 + c, count)
         table[c] = h
         table[size + c] = gh
-        table[2 * size + c] = a
-        table[3 * size + c] = b
-        table[4 * size + c] = d
-    repeat(table, width, size, 5)
+        table[2 * size + c] = r
+        table[3 * size + c] = a
+        table[4 * size + c] = b
+        table[5 * size + c] = d
+    repeat(table, width, size, 6)
 
 
 @inner
@@ -175,37 +179,42 @@ def normalize_channels_first(x: In, y: Out, pack: Pack, grid: Grid, streamed: bo
 
 
 @inner
-def gradient_run(dy, x, dx, g, k, m, n, x_high, g_high, a, b, d, streamed):
+def slope(g, v, x_high, g_high, r, a, b, d):
+    """dx of one vector of dy and x."""
+    return fma(g - g_high, a, fma((v - x_high) * r, b, d))
+
+
+@inner
+def gradient_run(dy, x, dx, g, k, m, n, x_high, g_high, r, a, b, d, streamed):
     """n contiguous elements of one channel, from dy[g:] and x[k:] to dx[m:]."""
     step = lanes(x)
     stop = k + n
     if n >= LONG * step:
-        r = until_aligned(dx, m)
-        if r > 0:
-            d0 = fma(load_part(dy, g, r, g_high) - g_high, a, fma(load_part(x, k, r, x_high) - x_high, b, d))
-            store_part(dx, m, d0, r)
-            g += r
-            k += r
-            m += r
+        ahead = until_aligned(dx, m)
+        if ahead > 0:
+            g0, v0 = load_part(dy, g, ahead, g_high), load_part(x, k, ahead, x_high)
+            store_part(dx, m, slope(g0, v0, x_high, g_high, r, a, b, d), ahead)
+            g += ahead
+            k += ahead
+            m += ahead
     else:
         streamed = False
     while k + 2 * step <= stop:
-        d0 = fma(load(dy, g) - g_high, a, fma(load(x, k) - x_high, b, d))
-        d1 = fma(load(dy, g + step) - g_high, a, fma(load(x, k + step) - x_high, b, d))
+        d0 = slope(load(dy, g), load(x, k), x_high, g_high, r, a, b, d)
+        d1 = slope(load(dy, g + step), load(x, k + step), x_high, g_high, r, a, b, d)
         put(dx, m, d0, streamed)
         put(dx, m + step, d1, streamed)
         g += 2 * step
         k += 2 * step
         m += 2 * step
     if k + step <= stop:
-        put(dx, m, fma(load(dy, g) - g_high, a, fma(load(x, k) - x_high, b, d)), streamed)
+        put(dx, m, slope(load(dy, g), load(x, k), x_high, g_high, r, a, b, d), streamed)
         g += step
         k += step
         m += step
     if k < stop:
-        r = stop - k
-        d0 = fma(load_part(dy, g, r, g_high) - g_high, a, fma(load_part(x, k, r, x_high) - x_high, b, d))
-        store_part(dx, m, d0, r)
+        g0, v0 = load_part(dy, g, stop - k, g_high), load_part(x, k, stop - k, x_high)
+        store_part(dx, m, slope(g0, v0, x_high, g_high, r, a, b, d), stop - k)
 
 
 @inner
@@ -215,9 +224,10 @@ def gradient_planes(dy, x, dx, table, n_outer, n_channels, n_inner, g0, go, gc, 
     for o in range(n_outer):
         for c in range(n_channels):
             x_high, g_high = splat(x, table[c]), splat(x, table[size + c])
-            a, b, d = splat(x, table[2 * size + c]), splat(x, table[3 * size + c]), splat(x, table[4 * size + c])
+            r, a = splat(x, table[2 * size + c]), splat(x, table[3 * size + c])
+            b, d = splat(x, table[4 * size + c]), splat(x, table[5 * size + c])
             g, k, m = g0 + o * go + c * gc, x0 + o * xo + c * xc, d0 + o * do + c * dc
-            gradient_run(dy, x, dx, g, k, m, n_inner, x_high, g_high, a, b, d, streamed)
+            gradient_run(dy, x, dx, g, k, m, n_inner, x_high, g_high, r, a, b, d, streamed)
     if streamed:
         fence()
 
@@ -231,7 +241,7 @@ def backward_elemt_channels_first(dy: In, x: In, dx: Out, pack: Pack, grid: Grid
     d0, do, dc = row(grid, 3)
     n_planes = n_outer * n_channels
     size = row_size(x, n_channels)
-    table = np.empty(5 * size, x.dtype)
+    table = np.empty(6 * size, x.dtype)
     gradient_coefficients(x, pack, 0, n_channels, count, table)
     for index in prange(n_spans(n_planes, n_inner)):
         first, last, i, n = span(np.int64(index), n_planes, n_inner)
@@ -239,9 +249,10 @@ def backward_elemt_channels_first(dy: In, x: In, dx: Out, pack: Pack, grid: Grid
         c = first - o * n_channels
         for _ in range(first, last):
             x_high, g_high = splat(x, table[c]), splat(x, table[size + c])
-            a, b, d = splat(x, table[2 * size + c]), splat(x, table[3 * size + c]), splat(x, table[4 * size + c])
+            r, a = splat(x, table[2 * size + c]), splat(x, table[3 * size + c])
+            b, d = splat(x, table[4 * size + c]), splat(x, table[5 * size + c])
             g, k, m = g0 + o * go + c * gc + i, x0 + o * xo + c * xc + i, d0 + o * do + c * dc + i
-            gradient_run(dy, x, dx, g, k, m, n, x_high, g_high, a, b, d, streamed)
+            gradient_run(dy, x, dx, g, k, m, n, x_high, g_high, r, a, b, d, streamed)
             c += 1
             if c == n_channels:
                 c = 0
@@ -317,8 +328,11 @@ def normalize_channels_last(x: In, y: Out, pack: Pack, grid: Grid, streamed: boo
 
 @inner
 def gradient_at(table, c, size, g, v):
-    u = fma(v - load(table, c), load(table, 3 * size + c), load(table, 4 * size + c))
-    return fma(g - load(table, size + c), load(table, 2 * size + c), u)
+    """dx of one vector of dy and x that starts at channel c."""
+    x_high, g_high, r = load(table, c), load(table, size + c), load(table, 2 * size + c)
+    return slope(
+        g, v, x_high, g_high, r, load(table, 3 * size + c), load(table, 4 * size + c), load(table, 5 * size + c)
+    )
 
 
 @inner
@@ -369,7 +383,7 @@ def backward_elemt_channels_last(dy: In, x: In, dx: Out, pack: Pack, grid: Grid,
     g0, go, gc = row(grid, 1)
     x0, xo, xc = row(grid, 2)
     d0, do, dc = row(grid, 3)
-    table = np.empty(5 * row_size(x, n_channels), x.dtype)
+    table = np.empty(6 * row_size(x, n_channels), x.dtype)
     gradient_coefficients(x, pack, 0, n_channels, count, table)
     cuts = row_cuts(n_outer, n_channels)
     for index in prange(cuts):

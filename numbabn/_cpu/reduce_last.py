@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from .._compile import Grid, In, Pack, inner, kernel, prange, row
@@ -97,8 +99,11 @@ def rows_moments(x, start, stride, begin, end, width, total, partial, at):
 
 
 @inner
-def merge_rows(partial, at, size, n_rows, parts, width, pack, c0):
-    """Merge the parts that lie `size` apart from `at` on, in their order, to pack[:, c0 : c0 + width]."""
+def merge_rows(partial, at, size, x, start, stride, n_rows, parts, width, pack, c0):
+    """Merge the parts that lie `size` apart from `at` on, in their order, to pack[:, c0 : c0 + width].
+
+    Where differences of infinities made a mean NaN it is sum / n, which keeps infinities of one sign.
+    """
     for c in range(c0, c0 + width):
         pack[MEAN, c] = pack[M2, c] = 0.0
     for part in range(parts):
@@ -115,6 +120,12 @@ def merge_rows(partial, at, size, n_rows, parts, width, pack, c0):
             )
             pack[MEAN, c0 + c] = mean
             pack[M2, c0 + c] = 0.0 if m2 < 0.0 else m2
+    for c in range(width):
+        if math.isnan(pack[MEAN, c0 + c]):
+            total = 0.0
+            for r in range(n_rows):
+                total += x[start + r * stride + c]
+            pack[MEAN, c0 + c] = total / n_rows
 
 
 @inner
@@ -123,7 +134,7 @@ def block_moments(x, start, stride, n_rows, parts, c0, width, total, partial, pa
     for part in range(parts):
         first, last = part_range(n_rows, ROWS, part, parts)
         rows_moments(x, start, stride, first, last, width, total, partial, part * 2 * width)
-    merge_rows(partial, 0, 2 * width, n_rows, parts, width, pack, c0)
+    merge_rows(partial, 0, 2 * width, x, start, stride, n_rows, parts, width, pack, c0)
 
 
 @kernel
@@ -145,7 +156,8 @@ def moments_channels_last(x: In, pack: Pack, grid: Grid) -> None:
     for index in prange(panels):
         panel = np.int64(index)
         c0 = panel * PANEL
-        merge_rows(partial, panel * parts * 2 * PANEL, 2 * PANEL, n_outer, parts, min(PANEL, n_channels - c0), pack, c0)
+        width, at = min(PANEL, n_channels - c0), panel * parts * 2 * PANEL
+        merge_rows(partial, at, 2 * PANEL, x, x0 + c0, xo, n_outer, parts, width, pack, c0)
 
 
 @inner
