@@ -158,10 +158,12 @@ def _source_hash() -> str:
 
 
 def _is_orphan() -> bool:
-    """Whether this is a forked child whose parent, without this package, had started Numba's pool (seen on Linux)."""
-    tasks = Path("/proc/self/task")
-    alive = len(list(tasks.iterdir())) if tasks.is_dir() else numba.config.NUMBA_NUM_THREADS
-    return bool(_pool._is_initialized and alive < numba.config.NUMBA_NUM_THREADS)
+    """Whether a parent without this package started the pool and this is its forked child (seen on Linux)."""
+    stat = Path("/proc/self/stat")
+    if not (_pool._is_initialized and stat.is_file()):
+        return False
+    flags = int(stat.read_text().rpartition(")")[2].split()[6])
+    return bool(flags & 0x40)  # the kernel's PF_FORKNOEXEC
 
 
 def _after_fork() -> None:
