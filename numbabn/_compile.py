@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numba
 import numpy.typing as npt
+from llvmlite.binding import ffi as llvm
 from numba import prange as prange
 from numba.core import types
 from numba.core.compiler_lock import global_compiler_lock
@@ -166,19 +167,25 @@ def _is_orphan() -> bool:
     return bool(flags & 0x40)  # the kernel's PF_FORKNOEXEC
 
 
-def _after_fork() -> None:
+def _before_fork() -> None:
+    """Wait for compilations and for finalisers inside LLVM: a child has nobody left to let go of their locks."""
+    global_compiler_lock.acquire()
+    llvm.lib._lock.__enter__()
+
+
+def _after_fork_in_parent() -> None:
+    llvm.lib._lock.__exit__(None, None, None)
+    global_compiler_lock.release()
+
+
+def _after_fork_in_child() -> None:
     """A forked child has Numba's pool but none of its threads; GNU OpenMP would kill it at the next launch."""
     global _pool_lost
     _pool_lost = _pool_lost or bool(_pool._is_initialized)
-    global_compiler_lock.release()
+    _after_fork_in_parent()
 
 
 _salt = _source_hash()
 _pool_lost = _is_orphan()
 if hasattr(os, "register_at_fork"):
-    # Held across a fork, so that no child starts with a compilation half-way and nobody left to finish it.
-    os.register_at_fork(
-        before=global_compiler_lock.acquire,
-        after_in_parent=global_compiler_lock.release,
-        after_in_child=_after_fork,
-    )
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
