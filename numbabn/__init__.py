@@ -5,8 +5,9 @@ Names are loaded when first used; importing the package imports neither Numba no
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from ._forks import load
 
 __version__ = "0.1.0"
 
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    value = getattr(load(_HOME[name]), name)
     globals()[name] = value
     return value
 

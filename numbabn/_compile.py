@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import numba
+import numpy.ma  # noqa: F401 - Numba asks for it at a first call: loaded here, no fork finds it half loaded
 import numpy.typing as npt
 from llvmlite.binding import ffi as llvm
 from numba import prange as prange
@@ -21,6 +22,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.np.ufunc import parallel as _pool
 
 from ._config import current
+from ._forks import hold
 
 # What a kernel's parameters may be; the annotation alone gives the compiled signature.
 In: TypeAlias = npt.NDArray[Any]  # flat array, read only: read-only and writable callers share one compilation
@@ -167,25 +169,14 @@ def _is_orphan() -> bool:
     return bool(flags & 0x40)  # the kernel's PF_FORKNOEXEC
 
 
-def _before_fork() -> None:
-    """Wait for compilations and for finalisers inside LLVM: a child has nobody left to let go of their locks."""
-    global_compiler_lock.acquire()
-    llvm.lib._lock.__enter__()
-
-
-def _after_fork_in_parent() -> None:
-    llvm.lib._lock.__exit__(None, None, None)
-    global_compiler_lock.release()
-
-
-def _after_fork_in_child() -> None:
+def _lose_pool() -> None:
     """A forked child has Numba's pool but none of its threads; GNU OpenMP would kill it at the next launch."""
     global _pool_lost
     _pool_lost = _pool_lost or bool(_pool._is_initialized)
-    _after_fork_in_parent()
 
 
 _salt = _source_hash()
 _pool_lost = _is_orphan()
+hold(global_compiler_lock, llvm.lib._lock)  # the second one for finalisers
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+    os.register_at_fork(after_in_child=_lose_pool)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ._forks import load
 from ._geometry import BIAS, INVSTD, M2, MEAN, SUM_DY, SUM_DY_XMU, WEIGHT
 from ._layout import Axes, frame, pieces
 from ._moments import merged
@@ -18,9 +19,7 @@ Array = npt.NDArray[Any]
 @cache
 def _backend() -> Any:
     """Loaded on first use: it imports Numba."""
-    from . import _cpu
-
-    return _cpu
+    return load("_cpu")
 
 
 def pack_of(axes: Axes, mean: Any, scale: Any, weight: Any = None, bias: Any = None, rows: int = 5) -> Array:

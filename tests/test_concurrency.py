@@ -244,6 +244,26 @@ def test_import_after_numba_was_used_keeps_its_pool(beginning: str, layer: str, 
 
 
 @needs_fork
+@pytest.mark.parametrize("delay", [0.0, 0.001, 0.002, 0.004, 0.1, 0.3])
+def test_fork_while_another_thread_loads_the_package(warm: Path, delay: float) -> None:
+    code = f"""
+    import threading, time
+    import numpy as np, numbabn as nb
+    from fresh import forked
+
+    def first_call():
+        assert nb.moments(np.ones((4, 2))).count == 4
+
+    thread = threading.Thread(target=first_call)
+    thread.start()
+    time.sleep({delay})
+    forked(first_call)
+    thread.join()
+    """
+    run(code, warm, "omp", NUMBABN_THREADS="1")
+
+
+@needs_fork
 def test_fork_while_another_thread_compiles_our_kernels() -> None:
     code = """
     import threading, time

@@ -1,0 +1,34 @@
+"""Forks wait for what a child could not finish: modules half loaded and kernels half compiled by other threads."""
+
+from __future__ import annotations
+
+import importlib
+import logging  # noqa: F401 - its fork hook takes a lock that loading Numba wants: ours has to come before it
+import os
+import threading
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any
+
+_loading = threading.RLock()
+_locks: list[AbstractContextManager[Any]] = [_loading]
+_held = ExitStack()
+
+
+def load(name: str) -> Any:
+    """The package's module of this name, loaded on first use."""
+    with _loading:
+        return importlib.import_module(f".{name}", __package__)
+
+
+def hold(*locks: AbstractContextManager[Any]) -> None:
+    """Take these locks before each fork too: a child has nobody left to let go of them."""
+    _locks.extend(locks)
+
+
+def _before_fork() -> None:
+    for lock in _locks:  # the first one keeps the others from being added meanwhile
+        _held.enter_context(lock)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_held.close, after_in_child=_held.close)
