@@ -135,6 +135,7 @@ def warm(folder: Path) -> Path:
 
 def forked(function: Callable[[], object], timeout: int = 30) -> None:
     """Call a function in a forked child; AssertionError unless it returns there in time."""
+    faulthandler.cancel_dump_traceback_later()  # a child within a child would wait for the thread behind it
     child = os.fork()
     if child == 0:
         code = 1
