@@ -9,6 +9,7 @@ import pickle
 import sys
 import types as pytypes
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -100,6 +101,7 @@ class kernel:  # noqa: N801 - a decorator
             "Pack": types.Array(types.float64, 2, "C"),
             "Grid": types.Array(types.int64, 2, "C"),
             "float": types.float64,
+            "int": types.int64,
             "bool": types.boolean,
         }
         parameters = inspect.signature(self.function).parameters.values()
@@ -111,22 +113,15 @@ def threads_for(size: int) -> int:
     settings = current()
     if size < settings.parallel_threshold or settings.threads == 1 or _pool_lost or numba.config.DISABLE_JIT:
         return 1
-    threads = _thread_mask() if settings.threads is None else min(settings.threads, numba.config.NUMBA_NUM_THREADS)
-    return 1 if threads > 1 and _is_busy() else threads
+    threads = numba.config.NUMBA_NUM_THREADS if settings.threads is None else settings.threads
+    return 1 if _must_not_nest() and len(sys._current_frames()) > 1 else min(threads, numba.config.NUMBA_NUM_THREADS)
 
 
-def _thread_mask() -> int:
-    """What `numba.get_num_threads` says, without the two locks that it takes once the pool is there."""
-    if _pool._is_initialized:
-        return int(_pool._get_num_threads())
-    return int(numba.get_num_threads())
-
-
-def _is_busy() -> bool:
-    """A second parallel call aborts the process under workqueue: with another Python thread alive, stay serial."""
-    if not _pool._is_initialized:
-        numba.get_num_threads()  # starts the pool, which settles the threading layer
-    return numba.threading_layer() == "workqueue" and len(sys._current_frames()) > 1
+@cache
+def _must_not_nest() -> bool:
+    """Whether a second parallel call at the same time aborts the process: workqueue."""
+    numba.get_num_threads()  # starts the pool, which settles the threading layer
+    return bool(numba.threading_layer() == "workqueue")
 
 
 def _run(twin: Callable[..., None], threads: int, *args: Any) -> None:

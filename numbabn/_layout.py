@@ -36,17 +36,19 @@ class Piece(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def channel_axes(shape: tuple[int, ...], axis: int | tuple[int, ...]) -> Axes:
-    """Normalise `axis`, the axis or axes that keep their statistics apart.
+def channel_axes(shape: tuple[int, ...], axis: int | tuple[int, ...], name: str = "x") -> Axes:
+    """Normalise `axis`, the axis or axes of array `name` that keep their statistics apart.
 
     Raises
     ------
     AxisError
         If an axis is out of range.
     ValueError
-        If an axis is repeated.
+        If an axis is repeated or there are not two dimensions.
     """
     ndim = len(shape)
+    if ndim < 2:
+        raise ValueError(f"{name} has shape {shape}, expected at least 2 dimensions")
     axes = axis if isinstance(axis, tuple) else (axis,)
     for a in axes:
         if not -ndim <= a < ndim:
@@ -98,7 +100,7 @@ def frame(axes: Axes, operands: tuple[Array, ...]) -> Piece | None:
     if found is None:
         return None
     geometry, runs, everything = found
-    flat = [_flat(a, run) for a, run in zip(operands, runs, strict=False)]
+    flat = [a.reshape(-1) if run.is_c else _flat(a, run) for a, run in zip(operands, runs, strict=False)]
     for k, a in enumerate(operands[:-1]):
         if a is operands[-1]:
             flat[-1] = flat[k]  # tells the backend that it works in place
@@ -171,8 +173,6 @@ def _run(shape: tuple[int, ...], steps: tuple[int, ...]) -> _Run:
 
 def _flat(array: Array, run: _Run) -> Array:
     """View an array as its run."""
-    if run.is_c:
-        return array.reshape(-1)
     if run.order is not None:
         return array.transpose(run.order).reshape(-1)
     ahead, step = array[run.forward], (array.itemsize,)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ._forks import load
-from ._geometry import BIAS, INVSTD, M2, MEAN, SUM_DY, SUM_DY_XMU, WEIGHT
+from ._geometry import M2, MEAN, SUM_DY, SUM_DY_XMU, WEIGHT
 from ._layout import Axes, frame, pieces
 from ._moments import merged
 
@@ -22,14 +22,28 @@ def _backend() -> Any:
     return load("_cpu")
 
 
-def pack_of(axes: Axes, mean: Any, scale: Any, weight: Any = None, bias: Any = None, rows: int = 5) -> Array:
-    """A new pack with these rows filled in."""
-    pack = np.empty((rows, axes.n_channels))
-    per_channel: tuple[Any, ...] = (mean, scale, 1.0 if weight is None else weight, 0.0 if bias is None else bias)
-    if len(axes.kept_shape) != 1:
-        per_channel = tuple(np.reshape(value, -1) for value in per_channel)
-    pack[MEAN], pack[INVSTD], pack[WEIGHT], pack[BIAS] = per_channel
-    return pack
+@lru_cache(maxsize=256)
+def _constant(n_channels: int, value: float) -> Array:
+    row = np.full(n_channels, value)
+    row.flags.writeable = False
+    return row
+
+
+def pack_of(
+    axes: Axes,
+    mean: Array | None = None,
+    scale: Array | None = None,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    *more: Array | None,
+) -> Array:
+    """A new pack with these rows, the first of `_geometry`'s; the weight is 1 where it is None, all else 0."""
+    rows: list[Any] = [mean, scale, weight, bias, *more]
+    for k, given in enumerate(rows):
+        if given is None:
+            rows[k] = _constant(axes.n_channels, float(k == WEIGHT))
+    flat = 0 if len(axes.kept_shape) == 1 else None
+    return np.concatenate(rows, flat, dtype=np.float64).reshape(len(rows), axes.n_channels)
 
 
 def _part(pack: Array, channels: slice) -> Array:
@@ -58,9 +72,14 @@ def normalize(x: Array, y: Array, pack: Array, axes: Axes) -> None:
         _backend().normalize(flat_x, flat_y, _part(pack, channels), geometry)
 
 
-def invert(pack: Array, eps: float) -> None:
-    """INVSTD from the variance that stands in its place."""
+def infer(x: Array, y: Array, pack: Array, axes: Axes, eps: float) -> None:
+    """Y from x, MEAN, WEIGHT, BIAS and the variance that stands in the place of INVSTD, which is written over it."""
+    whole = frame(axes, (x, y)) if x.size else None
+    if whole is not None:
+        _backend().infer(*whole.operands, pack, whole.geometry, float(eps))
+        return
     _backend().invert(pack, float(eps))
+    normalize(x, y, pack, axes)
 
 
 def train(x: Array, y: Array, pack: Array, axes: Axes, eps: float, momentum: float, ddof: float) -> None:

@@ -216,7 +216,7 @@ def batch_norm_backward(
     if unknown:
         raise ValueError(f"needs may hold 'x', 'weight' and 'bias', got {sorted(map(repr, unknown))}")
     g = adopt("dy", dy)
-    axes = _axes(g, axis, "dy")
+    axes = channel_axes(g.shape, axis, "dy")
     reads_x = "weight" in needs or (training and "x" in needs)
     if reads_x and x is None:
         raise ValueError(f"x is None, expected the forward's input for needs={needs} with training={training}")
@@ -231,8 +231,7 @@ def batch_norm_backward(
         dx = output(out, g if array is None else array, inputs, same)
     elif out is not None:
         raise ValueError(f"out is given but needs={needs} asks for no gradient with respect to x")
-    pack = _steps.pack_of(axes, 0.0 if mean is None else mean, 0.0 if scale is None else scale, w, None)
-    pack[SUM_DY] = pack[SUM_DY_XMU] = 0.0
+    pack = _steps.pack_of(axes, mean, scale, w, None, None)
     if training and dx is not None and array is not None:
         _steps.backward(g, array, dx, pack, axes)
     elif "weight" in needs and array is not None:
@@ -275,7 +274,7 @@ def moments(x: npt.ArrayLike, *, axis: int | tuple[int, ...] = 1) -> Moments:
     (3, array([2., 3.]), array([2.66666667, 2.66666667]))
     """
     array = adopt("x", x)
-    axes = _axes(array, axis)
+    axes = channel_axes(array.shape, axis)
     pack = _steps.moments(array, axes)
     count = axes.per_channel if array.size else 0
     return Moments(count, pack[MEAN].reshape(axes.kept_shape).copy(), pack[M2].reshape(axes.kept_shape).copy())
@@ -376,7 +375,7 @@ def normalize(
            [ 1.2247,  1.2247]])
     """
     array = adopt("x", x)
-    axes = _axes(array, axis)
+    axes = channel_axes(array.shape, axis)
     c_mean, c_invstd = (parameter(k, v, axes.kept_shape) for k, v in (("mean", mean), ("invstd", invstd)))
     w = None if weight is None else parameter("weight", weight, axes.kept_shape)
     b = None if bias is None else parameter("bias", bias, axes.kept_shape)
@@ -423,9 +422,10 @@ def backward_reduce(
     (array([6., 9.]), array([8., 8.]))
     """
     g = adopt("dy", dy)
-    axes = _axes(g, axis, "dy")
+    axes = channel_axes(g.shape, axis, "dy")
     array = adopt_like("x", x, g, "dy")
-    pack = _steps.pack_of(axes, parameter("mean", mean, axes.kept_shape), parameter("invstd", invstd, axes.kept_shape))
+    c_mean, c_invstd = (parameter(k, v, axes.kept_shape) for k, v in (("mean", mean), ("invstd", invstd)))
+    pack = _steps.pack_of(axes, c_mean, c_invstd, None, None, None)
     _steps.backward_reduce(g, array, pack, axes)
     return pack[SUM_DY].reshape(axes.kept_shape).copy(), pack[SUM_DY_XMU].reshape(axes.kept_shape).copy()
 
@@ -482,7 +482,7 @@ def backward_elemt(
     True
     """
     g = adopt("dy", dy)
-    axes = _axes(g, axis, "dy")
+    axes = channel_axes(g.shape, axis, "dy")
     array = adopt_like("x", x, g, "dy")
     given = {"mean": mean, "invstd": invstd, "sum_dy": sum_dy, "sum_dy_xmu": sum_dy_xmu}
     c = {name: parameter(name, value, axes.kept_shape) for name, value in given.items()}
@@ -490,19 +490,12 @@ def backward_elemt(
     if g.size and not count > 0:
         raise ValueError(f"count must be > 0, got {count}")
     dx = output(out, array, (("dy", g), ("x", array), ("weight", w), *c.items()), (g, array))
-    pack = _steps.pack_of(axes, c["mean"], c["invstd"], w)
-    pack[SUM_DY], pack[SUM_DY_XMU] = c["sum_dy"].reshape(-1), c["sum_dy_xmu"].reshape(-1)
+    pack = _steps.pack_of(axes, c["mean"], c["invstd"], w, c["sum_dy"], c["sum_dy_xmu"])
     _steps.backward_elemt(g, array, dx, pack, axes, float(count))
     return dx if out is None else out
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------
-
-
-def _axes(array: Array, axis: int | tuple[int, ...], name: str = "x") -> Axes:
-    if array.ndim < 2:
-        raise ValueError(f"{name} has shape {array.shape}, expected at least 2 dimensions")
-    return channel_axes(array.shape, axis)
 
 
 def _output(out: Array | None, x: Array, inputs: Any) -> Array:
@@ -539,7 +532,7 @@ def _forward(
 ) -> tuple[Array, Array, tuple[int, ...]]:
     """y, the pack with the statistics that normalised, and the kept axes' shape."""
     array = adopt("x", x)
-    axes = _axes(array, axis)
+    axes = channel_axes(array.shape, axis)
     shape = axes.kept_shape
     require_eps(eps)
     take = buffer if training else parameter
@@ -554,15 +547,12 @@ def _forward(
         inputs = (("running_mean", r_mean), ("running_var", r_var), ("weight", w), ("bias", b))
         y = _output(out, array, inputs)
         pack = _steps.pack_of(axes, r_mean, r_var, w, b)
-        _steps.invert(pack, eps)
-        _steps.normalize(array, y, pack, axes)
+        _steps.infer(array, y, pack, axes, eps)
         return (y if out is None else out), pack, shape
     ddof = running_ddof if r_var is not None else 0
     _require_count(array, axes, ddof)
     y = _output(out, array, (("running_mean", r_mean), ("running_var", r_var), ("weight", w), ("bias", b)))
-    pack = _steps.pack_of(axes, 0.0, 0.0, w, b, rows=7)
-    pack[RUNNING_MEAN] = 0.0 if r_mean is None else r_mean.reshape(-1)
-    pack[RUNNING_VAR] = 0.0 if r_var is None else r_var.reshape(-1)
+    pack = _steps.pack_of(axes, None, None, w, b, None, r_mean, r_var)
     if array.size:
         _steps.train(array, y, pack, axes, eps, momentum, ddof)
         if r_mean is not None:

@@ -1,4 +1,4 @@
-"""Whole training passes: a channel, or a block of neighbouring ones, is reduced and then written while it is in cache.
+"""Whole training passes in one launch: what has been reduced is written while it is in cache.
 
 They call the pieces of the other modules in the same order as these modules' kernels do, so that fused or in
 steps makes no difference to a bit.
@@ -6,44 +6,29 @@ steps makes no difference to a bit.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from .._compile import Grid, In, Out, Pack, inner, kernel, prange, row
 from .._geometry import INVSTD, M2, MEAN, RUNNING_MEAN, RUNNING_VAR, SUM_DY, SUM_DY_XMU
 from .._scalar import blend as _blend
-from .intrinsics import fence
 from .partition import row_parts
 from .pointwise import (
     gradient_coefficients,
+    gradient_cut,
     gradient_planes,
-    gradient_rows,
+    invstd,
     normalize_coefficients,
+    normalize_cut,
     normalize_planes,
-    normalize_rows,
+    row_cuts,
     row_size,
 )
 from .reduce_first import channel_dots, channel_moments
-from .reduce_last import block_dots, block_moments
+from .reduce_last import PANEL, add_panel, dots_item, merge_panel, moments_item, n_panels
 
 GROUP = 1 << 16  # bytes of neighbouring channels that one work item takes
-BLOCK = 256  # bytes of a row that one work item takes
 
 blend = inner(_blend)
-
-
-@inner
-def invstd(var, eps):
-    """1 / sqrt(var + eps), and 0 where that sum is 0."""
-    return 0.0 if var + eps == 0.0 else 1.0 / math.sqrt(var + eps)
-
-
-@kernel
-def invert(pack: Pack, eps: float) -> None:
-    """invstd of all channels from their variance, in its place; C numbers."""
-    for c in range(pack.shape[1]):
-        pack[INVSTD, c] = invstd(pack[INVSTD, c], eps)
 
 
 @inner
@@ -59,6 +44,12 @@ def finish(pack: Pack, count: float, eps: float, momentum: float, ddof: float) -
     """invstd and the running statistics of all channels; C numbers."""
     for c in range(pack.shape[1]):
         finish_channel(pack, c, count, eps, momentum, ddof)
+
+
+@inner
+def backwards(thread, threads, cuts):
+    """First and last cut, exclusive, that a thread takes of a second pass: what it has read last comes first."""
+    return cuts * (thread + 1) // threads - 1, cuts * thread // threads - 1
 
 
 @inner
@@ -93,29 +84,29 @@ def forward_channels_first(
 
 @kernel
 def forward_channels_last(
-    x: In, y: Out, pack: Pack, grid: Grid, eps: float, momentum: float, ddof: float, streamed: bool
+    x: In, y: Out, pack: Pack, grid: Grid, eps: float, momentum: float, ddof: float, streamed: bool, threads: int
 ) -> None:
-    """Training forward; moves 2 elements' bytes an element where a block of columns fits in cache, else 3."""
+    """Training forward; moves 3 elements' bytes an element, less what a thread's second pass finds in its cache."""
     n_outer, n_channels, n_inner = row(grid, 0)
     x0, xo, xc = row(grid, 1)
     y0, yo, yc = row(grid, 2)
-    block = BLOCK // x.itemsize
-    parts = row_parts(n_outer, n_channels)
-    for index in prange((n_channels + block - 1) // block):
-        c0 = np.int64(index) * block
-        width = min(block, n_channels - c0)
-        total, partial, table = (
-            np.empty(width, x.dtype),
-            np.empty(parts * 2 * width),
-            np.empty(3 * row_size(x, width), x.dtype),
-        )
-        block_moments(x, x0 + c0, xo, n_outer, parts, c0, width, total, partial, pack)
-        for c in range(c0, c0 + width):
-            finish_channel(pack, c, float(n_outer * n_inner), eps, momentum, ddof)
-        normalize_coefficients(x, pack, c0, width, table)
-        normalize_rows(x, y, table, x0 + c0, xo, y0 + c0, yo, n_outer, width, streamed)
-        if streamed:
-            fence()
+    parts, panels = row_parts(n_outer, n_channels), n_panels(n_channels)
+    width = min(PANEL, n_channels)
+    partial = np.empty(panels * parts * 2 * width)
+    for index in prange(panels * parts):
+        sums = np.empty(3 * width, x.dtype)
+        moments_item(x, x0, xo, n_outer, n_channels, parts, np.int64(index), sums, partial)
+    for index in prange(panels):
+        merge_panel(x, x0, xo, n_outer, n_channels, parts, np.int64(index), partial, pack)
+    for c in range(n_channels):
+        finish_channel(pack, c, float(n_outer), eps, momentum, ddof)
+    table = np.empty(3 * row_size(x, n_channels), x.dtype)
+    normalize_coefficients(x, pack, 0, n_channels, table)
+    cuts = row_cuts(n_outer, n_channels)
+    for index in prange(threads):
+        first, last = backwards(np.int64(index), threads, cuts)
+        for cut in range(first, last, -1):
+            normalize_cut(x, y, table, x0, xo, y0, yo, n_outer, n_channels, cut, cuts, streamed)
 
 
 @kernel
@@ -157,21 +148,24 @@ def backward_channels_first(dy: In, x: In, dx: Out, pack: Pack, grid: Grid, stre
 
 
 @kernel
-def backward_channels_last(dy: In, x: In, dx: Out, pack: Pack, grid: Grid, streamed: bool) -> None:
-    """Training backward; moves 3 elements' bytes an element where a block of columns fits in cache, else 5."""
+def backward_channels_last(dy: In, x: In, dx: Out, pack: Pack, grid: Grid, streamed: bool, threads: int) -> None:
+    """Training backward; moves 5 elements' bytes an element, less what a thread's second pass finds in its cache."""
     n_outer, n_channels, n_inner = row(grid, 0)
     g0, go, gc = row(grid, 1)
     x0, xo, xc = row(grid, 2)
     d0, do, dc = row(grid, 3)
-    block = BLOCK // x.itemsize
-    parts = row_parts(n_outer, n_channels)
-    for index in prange((n_channels + block - 1) // block):
-        c0 = np.int64(index) * block
-        width = min(block, n_channels - c0)
-        high, dots, partial = np.empty(width, x.dtype), np.empty(width, x.dtype), np.empty(parts * 2 * width)
-        block_dots(dy, x, pack, n_outer, parts, c0, width, g0, go, x0, xo, high, dots, partial)
-        table = np.empty(6 * row_size(x, width), x.dtype)
-        gradient_coefficients(x, pack, c0, width, float(n_outer * n_inner), table)
-        gradient_rows(dy, x, dx, table, g0 + c0, go, x0 + c0, xo, d0 + c0, do, n_outer, width, streamed)
-        if streamed:
-            fence()
+    parts, panels = row_parts(n_outer, n_channels), n_panels(n_channels)
+    width = min(PANEL, n_channels)
+    partial = np.empty(panels * parts * 2 * width)
+    for index in prange(panels * parts):
+        high, dots = np.empty(width, x.dtype), np.empty(width, x.dtype)
+        dots_item(dy, x, pack, g0, go, x0, xo, n_outer, n_channels, parts, np.int64(index), high, dots, partial)
+    for index in prange(panels):
+        add_panel(n_channels, parts, np.int64(index), partial, pack)
+    table = np.empty(6 * row_size(x, n_channels), x.dtype)
+    gradient_coefficients(x, pack, 0, n_channels, float(n_outer), table)
+    cuts = row_cuts(n_outer, n_channels)
+    for index in prange(threads):
+        first, last = backwards(np.int64(index), threads, cuts)
+        for cut in range(first, last, -1):
+            gradient_cut(dy, x, dx, table, g0, go, x0, xo, d0, do, n_outer, n_channels, cut, cuts, streamed)

@@ -22,8 +22,8 @@ merge = inner(_merge)
 
 @inner
 def n_parts(n_elements, n_chunks):
-    """Parts of at least eight chunks and 32,768 elements."""
-    return max(1, min(PARTS, n_elements // (8 * CHUNK), n_chunks // 4))
+    """Parts of at least 32,768 elements, and of four chunks where that leaves four parts: all have sums to merge."""
+    return max(1, min(PARTS, n_elements // (8 * CHUNK), max(n_chunks // 4, min(n_chunks, 4))))
 
 
 @inner

@@ -6,6 +6,8 @@ the rest goes into the constant. So data far from zero keeps all its digits at n
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from .._compile import Grid, In, Out, Pack, inner, kernel, prange, row
@@ -13,7 +15,28 @@ from .._geometry import BIAS, INVSTD, MEAN, SUM_DY, SUM_DY_XMU, WEIGHT
 from .intrinsics import fence, fma, lanes, load, load_part, rounded, splat, store, store_part, stream, until_aligned
 
 SPAN = 16384  # elements of one work item, 64 KB of float32
+INVERTED = -1.0  # no eps: INVSTD is there already
 LONG = 8  # vectors from which on a run is worth bringing onto cache lines, and may be streamed
+
+
+@inner
+def invstd(var, eps):
+    """1 / sqrt(var + eps), and 0 where that sum is 0."""
+    return 0.0 if var + eps == 0.0 else 1.0 / math.sqrt(var + eps)
+
+
+@inner
+def invert_all(pack, eps):
+    """invstd of all channels from their variance, in its place; nothing if that has been done."""
+    if eps != INVERTED:
+        for c in range(pack.shape[1]):
+            pack[INVSTD, c] = invstd(pack[INVSTD, c], eps)
+
+
+@kernel
+def invert(pack: Pack, eps: float) -> None:
+    """invstd of all channels from their variance, in its place; C numbers."""
+    invert_all(pack, eps)
 
 
 @inner
@@ -154,13 +177,14 @@ def normalize_planes(x, y, table, n_outer, n_channels, n_inner, x0, xo, xc, y0, 
 
 
 @kernel
-def normalize_channels_first(x: In, y: Out, pack: Pack, grid: Grid, streamed: bool) -> None:
+def normalize_channels_first(x: In, y: Out, pack: Pack, grid: Grid, eps: float, streamed: bool) -> None:
     """y = (x - mean) * invstd * weight + bias; moves 2 elements' bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
     x0, xo, xc = row(grid, 1)
     y0, yo, yc = row(grid, 2)
     n_planes = n_outer * n_channels
     size = row_size(x, n_channels)
+    invert_all(pack, eps)
     table = np.empty(3 * size, x.dtype)
     normalize_coefficients(x, pack, 0, n_channels, table)
     for index in prange(n_spans(n_planes, n_inner)):
@@ -308,22 +332,28 @@ def row_cuts(n_rows, n_channels):
     return max(1, min(n_rows, n_rows * n_channels // SPAN))
 
 
+@inner
+def normalize_cut(x, y, table, x0, xo, y0, yo, n_rows, n_channels, cut, cuts, streamed):
+    """One of the cuts of all rows."""
+    first = n_rows * cut // cuts
+    n = n_rows * (cut + 1) // cuts - first
+    normalize_rows(x, y, table, x0 + first * xo, xo, y0 + first * yo, yo, n, n_channels, streamed)
+    if streamed:
+        fence()
+
+
 @kernel
-def normalize_channels_last(x: In, y: Out, pack: Pack, grid: Grid, streamed: bool) -> None:
+def normalize_channels_last(x: In, y: Out, pack: Pack, grid: Grid, eps: float, streamed: bool) -> None:
     """y = (x - mean) * invstd * weight + bias; moves 2 elements' bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
     x0, xo, xc = row(grid, 1)
     y0, yo, yc = row(grid, 2)
+    invert_all(pack, eps)
     table = np.empty(3 * row_size(x, n_channels), x.dtype)
     normalize_coefficients(x, pack, 0, n_channels, table)
     cuts = row_cuts(n_outer, n_channels)
     for index in prange(cuts):
-        cut = np.int64(index)
-        first = n_outer * cut // cuts
-        n_rows = n_outer * (cut + 1) // cuts - first
-        normalize_rows(x, y, table, x0 + first * xo, xo, y0 + first * yo, yo, n_rows, n_channels, streamed)
-        if streamed:
-            fence()
+        normalize_cut(x, y, table, x0, xo, y0, yo, n_outer, n_channels, np.int64(index), cuts, streamed)
 
 
 @inner
@@ -376,6 +406,17 @@ def gradient_rows(dy, x, dx, table, g, g_stride, k, x_stride, m, d_stride, n_row
             )
 
 
+@inner
+def gradient_cut(dy, x, dx, table, g0, go, x0, xo, d0, do, n_rows, n_channels, cut, cuts, streamed):
+    """One of the cuts of all rows."""
+    first = n_rows * cut // cuts
+    n = n_rows * (cut + 1) // cuts - first
+    g, k, m = g0 + first * go, x0 + first * xo, d0 + first * do
+    gradient_rows(dy, x, dx, table, g, go, k, xo, m, do, n, n_channels, streamed)
+    if streamed:
+        fence()
+
+
 @kernel
 def backward_elemt_channels_last(dy: In, x: In, dx: Out, pack: Pack, grid: Grid, count: float, streamed: bool) -> None:
     """dx from dy, x and the two sums over `count` elements a channel; moves 3 elements' bytes an element."""
@@ -387,10 +428,4 @@ def backward_elemt_channels_last(dy: In, x: In, dx: Out, pack: Pack, grid: Grid,
     gradient_coefficients(x, pack, 0, n_channels, count, table)
     cuts = row_cuts(n_outer, n_channels)
     for index in prange(cuts):
-        cut = np.int64(index)
-        first = n_outer * cut // cuts
-        n_rows = n_outer * (cut + 1) // cuts - first
-        g, k, m = g0 + first * go, x0 + first * xo, d0 + first * do
-        gradient_rows(dy, x, dx, table, g, go, k, xo, m, do, n_rows, n_channels, streamed)
-        if streamed:
-            fence()
+        gradient_cut(dy, x, dx, table, g0, go, x0, xo, d0, do, n_outer, n_channels, np.int64(index), cuts, streamed)

@@ -9,30 +9,65 @@ import numpy as np
 from .._compile import Grid, In, Pack, inner, kernel, prange, row
 from .._geometry import M2, MEAN, SUM_DY, SUM_DY_XMU
 from .intrinsics import cast, cast_like, fma, lanes, load_part, splat, store_part, within
-from .partition import HIGH, LOW, ROWS, merge, part_range, row_parts
+from .partition import HIGH, LOW, ROWS, part_range, row_parts
 
-PANEL = 1024  # channels that one work item takes of a row: 1 KB of float32
+PANEL = 512  # channels that one work item takes of a row: 2 KB of float32, and as much for each of its sums in L1
+PILOT = 8  # rows whose mean is a part's first pivot
 
 
 @inner
-def rows_sum(x, k, stride, n_rows, width, total):
-    """Sums of `width` columns over a chunk, in x's dtype, to `total`: row by row, as the memory comes in."""
+def rows_mean(x, k, stride, n_rows, width, mean):
+    """Mean of `width` columns over a few rows, in x's dtype."""
     step = lanes(x)
     zero = splat(x, 0.0)
     for c in range(0, width, step):
-        store_part(total, c, zero, min(step, width - c))
+        n = min(step, width - c)
+        s = zero
+        for r in range(n_rows):
+            s = s + load_part(x, k + r * stride + c, n, zero)
+        store_part(mean, c, s * splat(s, 1.0 / n_rows), n)
+
+
+@inner
+def rows_deviations(x, k, stride, n_rows, width, sums):
+    """Sums of x - pivot and of its square over a chunk, in x's dtype: row by row, as the memory comes in.
+
+    The three rows of `sums`, `width` long, are the pivot and both results.
+    """
+    step = lanes(x)
+    zero = splat(x, 0.0)
+    for c in range(width, 3 * width, step):
+        store_part(sums, c, zero, min(step, 3 * width - c))
     for _ in range(n_rows // 4):
         for c in range(0, width, step):
             n = min(step, width - c)
-            a = load_part(x, k + c, n, zero) + load_part(x, k + c + stride, n, zero)
-            b = load_part(x, k + c + 2 * stride, n, zero) + load_part(x, k + c + 3 * stride, n, zero)
-            store_part(total, c, load_part(total, c, n, zero) + (a + b), n)
+            pivot = load_part(sums, c, n, zero)
+            d0, d1 = load_part(x, k + c, n, pivot) - pivot, load_part(x, k + c + stride, n, pivot) - pivot
+            d2, d3 = (
+                load_part(x, k + c + 2 * stride, n, pivot) - pivot,
+                load_part(x, k + c + 3 * stride, n, pivot) - pivot,
+            )
+            s, q = load_part(sums, width + c, n, zero), load_part(sums, 2 * width + c, n, zero)
+            store_part(sums, width + c, s + ((d0 + d1) + (d2 + d3)), n)
+            store_part(sums, 2 * width + c, q + (fma(d0, d0, d1 * d1) + fma(d2, d2, d3 * d3)), n)
         k += 4 * stride
     for _ in range(n_rows % 4):
         for c in range(0, width, step):
             n = min(step, width - c)
-            store_part(total, c, load_part(total, c, n, zero) + load_part(x, k + c, n, zero), n)
+            pivot = load_part(sums, c, n, zero)
+            d0 = load_part(x, k + c, n, pivot) - pivot
+            s, q = load_part(sums, width + c, n, zero), load_part(sums, 2 * width + c, n, zero)
+            store_part(sums, width + c, s + d0, n)
+            store_part(sums, 2 * width + c, fma(d0, d0, q), n)
         k += stride
+
+
+@inner
+def moments_of_sums(pivot, s, q, count):
+    """Mean and M2, float64, from the sums of x - pivot and of its square."""
+    wide = cast(s, np.float64)
+    offset = wide * splat(wide, 1.0 / count)
+    return cast(pivot, np.float64) + offset, cast(q, np.float64) - wide * offset
 
 
 @inner
@@ -53,9 +88,7 @@ def column_moments(x, k, stride, n_rows, n, pivot):
         s = s + d0
         q = fma(d0, d0, q)
         k += stride
-    wide = cast(s, np.float64)
-    offset = wide * splat(wide, 1.0 / n_rows)
-    return cast(pivot, np.float64) + offset, cast(q, np.float64) - wide * offset
+    return moments_of_sums(pivot, s, q, n_rows)
 
 
 @inner
@@ -69,72 +102,106 @@ def column_mean(x, k, stride, n_rows, n):
 
 
 @inner
-def rows_moments(x, start, stride, begin, end, width, total, partial, at):
-    """Mean and M2 of `width` columns over rows begin..end, to partial[at:] and partial[at + width:]."""
-    step = lanes(x)
-    zero = splat(x, 0.0)
-    wide = cast(zero, np.float64)
-    for c in range(2 * width):
-        partial[at + c] = 0.0
-    for first in range(begin, end, ROWS):
-        n_rows = min(ROWS, end - first)
-        share = n_rows / (first - begin + n_rows)
-        weight = (first - begin) * share
-        k = start + first * stride
-        rows_sum(x, k, stride, n_rows, width, total)
-        for c in range(0, width, step):
-            n = min(step, width - c)
-            pivot = load_part(total, c, n, zero) * splat(x, 1.0 / n_rows)
-            chunk_mean, chunk_m2 = column_moments(x, k + c, stride, n_rows, n, pivot)
-            if not within(chunk_m2, n, LOW * n_rows, HIGH):
-                chunk_mean, chunk_m2 = column_moments(
-                    x, k + c, stride, n_rows, n, column_mean(x, k + c, stride, n_rows, n)
-                )
-            mean = load_part(partial, at + c, n, wide)
-            m2 = load_part(partial, at + width + c, n, wide)
-            delta = chunk_mean - mean
-            store_part(partial, at + c, fma(delta, splat(wide, share), mean), n)
-            m2 = fma(delta * delta, splat(wide, weight), m2 + chunk_m2)
-            store_part(partial, at + width + c, m2, n)
+def chunk_columns(x, k, stride, n_rows, n, pivot, s, q):
+    """Mean and M2 of n <= lanes columns over a chunk from its sums, unless these have lost digits.
+
+    Where a pivot is more than a standard deviation away from its column's mean, half of the squares would cancel: the
+    columns are taken again around their own means. What float32 then still cannot hold is taken in float64.
+    """
+    mean, m2 = moments_of_sums(pivot, s, q, n_rows)
+    if within(m2 + m2 - cast(q, np.float64), n, LOW * n_rows, HIGH):
+        return mean, m2
+    mean, m2 = column_moments(x, k, stride, n_rows, n, cast_like(mean, pivot))
+    if within(m2, n, LOW * n_rows, HIGH):
+        return mean, m2
+    return column_moments(x, k, stride, n_rows, n, column_mean(x, k, stride, n_rows, n))
 
 
 @inner
-def merge_rows(partial, at, size, x, start, stride, n_rows, parts, width, pack, c0):
-    """Merge the parts that lie `size` apart from `at` on, in their order, to pack[:, c0 : c0 + width].
+def add_moments(partial, at, width, c, n, before, count, mean, m2):
+    """Merge mean and M2 of `count` rows of n columns into those of the rows before them, at partial[at + c:].
+
+    Chan, Golub and LeVeque (1983).
+    """
+    share = count / (before + count)
+    old = load_part(partial, at + c, n, mean)
+    delta = mean - old
+    store_part(partial, at + c, fma(delta, splat(mean, share), old), n)
+    m2 = load_part(partial, at + width + c, n, mean) + m2
+    store_part(partial, at + width + c, fma(delta * delta, splat(mean, before * share), m2), n)
+
+
+@inner
+def rows_moments(x, start, stride, begin, end, width, sums, partial, at):
+    """Mean and M2 of `width` columns over rows begin..end, to partial[at:] and partial[at + width:].
+
+    One pass: the pivot of a chunk is the mean of the chunk before it.
+    """
+    step = lanes(x)
+    zero = splat(x, 0.0)
+    for c in range(2 * width):
+        partial[at + c] = 0.0
+    rows_mean(x, start + begin * stride, stride, min(PILOT, end - begin), width, sums)
+    for first in range(begin, end, ROWS):
+        n_rows = min(ROWS, end - first)
+        k = start + first * stride
+        rows_deviations(x, k, stride, n_rows, width, sums)
+        for c in range(0, width, step):
+            n = min(step, width - c)
+            pivot = load_part(sums, c, n, zero)
+            s, q = load_part(sums, width + c, n, zero), load_part(sums, 2 * width + c, n, zero)
+            mean, m2 = chunk_columns(x, k + c, stride, n_rows, n, pivot, s, q)
+            store_part(sums, c, cast_like(mean, pivot), n)
+            add_moments(partial, at, width, c, n, float(first - begin), float(n_rows), mean, m2)
+
+
+@inner
+def n_panels(n_channels):
+    return (n_channels + PANEL - 1) // PANEL
+
+
+@inner
+def panel_of(item, panels, n_channels):
+    """Part, first channel and width of a work item of a pass over rows, and the length of its results."""
+    part = item // panels
+    c0 = (item - part * panels) * PANEL
+    return part, c0, min(PANEL, n_channels - c0), 2 * min(PANEL, n_channels)
+
+
+@inner
+def moments_item(x, x0, xo, n_rows, n_channels, parts, item, sums, partial):
+    """Moments of one part of one panel, to its place in `partial`; `sums` is scratch for three rows."""
+    part, c0, width, size = panel_of(item, n_panels(n_channels), n_channels)
+    first, last = part_range(n_rows, ROWS, part, parts)
+    rows_moments(x, x0 + c0, xo, first, last, width, sums, partial, item * size)
+
+
+@inner
+def merge_panel(x, x0, xo, n_rows, n_channels, parts, panel, partial, pack):
+    """Mean and M2 of a panel's channels from its parts, merged in their order.
 
     Where differences of infinities made a mean NaN it is sum / n, which keeps infinities of one sign.
     """
-    for c in range(c0, c0 + width):
-        pack[MEAN, c] = pack[M2, c] = 0.0
-    for part in range(parts):
+    panels = n_panels(n_channels)
+    _, c0, width, size = panel_of(panel, panels, n_channels)
+    zero = splat(partial, 0.0)
+    at = panel * size
+    for part in range(1, parts):
         first, last = part_range(n_rows, ROWS, part, parts)
-        k = at + part * size
-        for c in range(width):
-            mean, m2 = merge(
-                float(first),
-                pack[MEAN, c0 + c],
-                pack[M2, c0 + c],
-                float(last - first),
-                partial[k + c],
-                partial[k + width + c],
-            )
-            pack[MEAN, c0 + c] = mean
-            pack[M2, c0 + c] = 0.0 if m2 < 0.0 else m2
+        k = (part * panels + panel) * size
+        for c in range(0, width, lanes(partial)):
+            n = min(lanes(partial), width - c)
+            mean, m2 = load_part(partial, k + c, n, zero), load_part(partial, k + width + c, n, zero)
+            add_moments(partial, at, width, c, n, float(first), float(last - first), mean, m2)
     for c in range(width):
-        if math.isnan(pack[MEAN, c0 + c]):
-            total = 0.0
+        mean, m2 = partial[at + c], partial[at + width + c]
+        if math.isnan(mean):
+            mean = 0.0
             for r in range(n_rows):
-                total += x[start + r * stride + c]
-            pack[MEAN, c0 + c] = total / n_rows
-
-
-@inner
-def block_moments(x, start, stride, n_rows, parts, c0, width, total, partial, pack):
-    """Mean and M2 of `width` columns from c0 on over all rows, part after part."""
-    for part in range(parts):
-        first, last = part_range(n_rows, ROWS, part, parts)
-        rows_moments(x, start, stride, first, last, width, total, partial, part * 2 * width)
-    merge_rows(partial, 0, 2 * width, x, start, stride, n_rows, parts, width, pack, c0)
+                mean += x[x0 + c0 + r * xo + c]
+            mean /= n_rows
+        pack[MEAN, c0 + c] = mean
+        pack[M2, c0 + c] = 0.0 if m2 < 0.0 else m2
 
 
 @kernel
@@ -142,22 +209,14 @@ def moments_channels_last(x: In, pack: Pack, grid: Grid) -> None:
     """Mean and M2 of each channel; reads 1 element's bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
     x0, xo, xc = row(grid, 1)
-    parts = row_parts(n_outer, n_channels)
-    panels = (n_channels + PANEL - 1) // PANEL
-    partial = np.empty(panels * parts * 2 * PANEL)
+    parts, panels = row_parts(n_outer, n_channels), n_panels(n_channels)
+    width = min(PANEL, n_channels)
+    partial = np.empty(panels * parts * 2 * width)
     for index in prange(panels * parts):
-        item = np.int64(index)
-        panel = item % panels
-        c0 = panel * PANEL
-        width = min(PANEL, n_channels - c0)
-        first, last = part_range(n_outer, ROWS, item // panels, parts)
-        at = (panel * parts + item // panels) * 2 * PANEL
-        rows_moments(x, x0 + c0, xo, first, last, width, np.empty(width, x.dtype), partial, at)
+        sums = np.empty(3 * width, x.dtype)
+        moments_item(x, x0, xo, n_outer, n_channels, parts, np.int64(index), sums, partial)
     for index in prange(panels):
-        panel = np.int64(index)
-        c0 = panel * PANEL
-        width, at = min(PANEL, n_channels - c0), panel * parts * 2 * PANEL
-        merge_rows(partial, at, 2 * PANEL, x, x0 + c0, xo, n_outer, parts, width, pack, c0)
+        merge_panel(x, x0, xo, n_outer, n_channels, parts, np.int64(index), partial, pack)
 
 
 @inner
@@ -210,24 +269,25 @@ def rows_dots(dy, x, pack, c0, width, g0, go, x0, xo, begin, end, high, dots, pa
 
 
 @inner
-def add_rows(partial, at, parts, size, width, pack, c0):
-    """Add the parts that lie `size` apart from `at` on, in their order, to pack[:, c0 : c0 + width]."""
-    for c in range(c0, c0 + width):
-        pack[SUM_DY, c] = pack[SUM_DY_XMU, c] = 0.0
-    for part in range(parts):
-        k = at + part * size
-        for c in range(width):
-            pack[SUM_DY, c0 + c] += partial[k + c]
-            pack[SUM_DY_XMU, c0 + c] += partial[k + width + c]
+def dots_item(dy, x, pack, g0, go, x0, xo, n_rows, n_channels, parts, item, high, dots, partial):
+    """Both sums of one part of one panel, to its place in `partial`; `high` and `dots` are scratch for a row."""
+    part, c0, width, size = panel_of(item, n_panels(n_channels), n_channels)
+    first, last = part_range(n_rows, ROWS, part, parts)
+    rows_dots(dy, x, pack, c0, width, g0, go, x0, xo, first, last, high, dots, partial, item * size)
 
 
 @inner
-def block_dots(dy, x, pack, n_rows, parts, c0, width, g0, go, x0, xo, high, dots, partial):
-    """Both sums of `width` columns from c0 on over all rows, part after part."""
+def add_panel(n_channels, parts, panel, partial, pack):
+    """Both sums of a panel's channels, its parts added in their order."""
+    panels = n_panels(n_channels)
+    _, c0, width, size = panel_of(panel, panels, n_channels)
+    for c in range(c0, c0 + width):
+        pack[SUM_DY, c] = pack[SUM_DY_XMU, c] = 0.0
     for part in range(parts):
-        first, last = part_range(n_rows, ROWS, part, parts)
-        rows_dots(dy, x, pack, c0, width, g0, go, x0, xo, first, last, high, dots, partial, part * 2 * width)
-    add_rows(partial, 0, parts, 2 * width, width, pack, c0)
+        k = (part * panels + panel) * size
+        for c in range(width):
+            pack[SUM_DY, c0 + c] += partial[k + c]
+            pack[SUM_DY_XMU, c0 + c] += partial[k + width + c]
 
 
 @kernel
@@ -236,18 +296,11 @@ def backward_reduce_channels_last(dy: In, x: In, pack: Pack, grid: Grid) -> None
     n_outer, n_channels, n_inner = row(grid, 0)
     g0, go, gc = row(grid, 1)
     x0, xo, xc = row(grid, 2)
-    parts = row_parts(n_outer, n_channels)
-    panels = (n_channels + PANEL - 1) // PANEL
-    partial = np.empty(panels * parts * 2 * PANEL)
+    parts, panels = row_parts(n_outer, n_channels), n_panels(n_channels)
+    width = min(PANEL, n_channels)
+    partial = np.empty(panels * parts * 2 * width)
     for index in prange(panels * parts):
-        item = np.int64(index)
-        panel = item % panels
-        c0 = panel * PANEL
-        first, last = part_range(n_outer, ROWS, item // panels, parts)
-        at = (panel * parts + item // panels) * 2 * PANEL
-        width = min(PANEL, n_channels - c0)
         high, dots = np.empty(width, x.dtype), np.empty(width, x.dtype)
-        rows_dots(dy, x, pack, c0, width, g0, go, x0, xo, first, last, high, dots, partial, at)
-    for panel in range(panels):
-        c0 = panel * PANEL
-        add_rows(partial, panel * parts * 2 * PANEL, parts, 2 * PANEL, min(PANEL, n_channels - c0), pack, c0)
+        dots_item(dy, x, pack, g0, go, x0, xo, n_outer, n_channels, parts, np.int64(index), high, dots, partial)
+    for index in prange(panels):
+        add_panel(n_channels, parts, np.int64(index), partial, pack)
