@@ -92,18 +92,19 @@ def _slab_pieces(axes: Axes, inputs: tuple[Array, ...], output: Array | None) ->
 
 def frame(axes: Axes, operands: tuple[Array, ...]) -> Piece | None:
     """The zero-copy piece that holds all operands, or None if their strides or dtypes admit none."""
+    strides = []
     for a in operands:
         if not (a.dtype.isnative and a.flags.aligned):
             return None
+        strides.append(a.strides)
     first = operands[0]
-    found = _canonical(axes.kept, first.shape, first.itemsize, *[a.strides for a in operands])
+    found = _canonical(axes.kept, first.shape, first.itemsize, *strides)
     if found is None:
         return None
     geometry, runs, everything = found
-    flat = [a.reshape(-1) if run.is_c else _flat(a, run) for a, run in zip(operands, runs, strict=False)]
-    for k, a in enumerate(operands[:-1]):
-        if a is operands[-1]:
-            flat[-1] = flat[k]  # tells the backend that it works in place
+    flat: list[Array] = []
+    for a, run in zip(operands, runs, strict=False):
+        flat.append(a.reshape(-1) if run.is_c else _flat(a, run))
     return Piece(flat, geometry, everything)
 
 

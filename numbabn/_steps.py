@@ -76,7 +76,7 @@ def infer(x: Array, y: Array, pack: Array, axes: Axes, eps: float) -> None:
     """Y from x, MEAN, WEIGHT, BIAS and the variance that stands in the place of INVSTD, which is written over it."""
     whole = frame(axes, (x, y)) if x.size else None
     if whole is not None:
-        _backend().infer(*whole.operands, pack, whole.geometry, float(eps))
+        _backend().infer(*whole.operands, pack, whole.geometry, eps)
         return
     _backend().invert(pack, float(eps))
     normalize(x, y, pack, axes)

@@ -379,7 +379,7 @@ def normalize(
     c_mean, c_invstd = (parameter(k, v, axes.kept_shape) for k, v in (("mean", mean), ("invstd", invstd)))
     w = None if weight is None else parameter("weight", weight, axes.kept_shape)
     b = None if bias is None else parameter("bias", bias, axes.kept_shape)
-    y = _output(out, array, (("mean", c_mean), ("invstd", c_invstd), ("weight", w), ("bias", b)))
+    y = output(out, array, (("x", array), ("mean", c_mean), ("invstd", c_invstd), ("weight", w), ("bias", b)), (array,))
     _steps.normalize(array, y, _steps.pack_of(axes, c_mean, c_invstd, w, b), axes)
     return y if out is None else out
 
@@ -498,10 +498,6 @@ def backward_elemt(
 # -- checks ------------------------------------------------------------------------------------------------------------
 
 
-def _output(out: Array | None, x: Array, inputs: Any) -> Array:
-    return output(out, x, (("x", x), *inputs), (x,))
-
-
 def _require_count(x: Array, axes: Axes, ddof: float) -> None:
     if x.size and axes.per_channel == 1:
         raise ValueError(f"training needs more than 1 value per channel, got x of shape {x.shape}, axis {axes.kept}")
@@ -534,24 +530,25 @@ def _forward(
     array = adopt("x", x)
     axes = channel_axes(array.shape, axis)
     shape = axes.kept_shape
-    require_eps(eps)
+    if not eps >= 0.0:
+        require_eps(eps)
     take = buffer if training else parameter
     r_mean = None if running_mean is None else take("running_mean", running_mean, shape)
     r_var = None if running_var is None else take("running_var", running_var, shape)
     w = None if weight is None else parameter("weight", weight, shape)
     b = None if bias is None else parameter("bias", bias, shape)
+    inputs = (("x", array), ("running_mean", r_mean), ("running_var", r_var), ("weight", w), ("bias", b))
     if not training:
         if r_mean is None or r_var is None:
             missing = "running_mean" if r_mean is None else "running_var"
             raise ValueError(f"{missing} is None, expected both running statistics where training=False")
-        inputs = (("running_mean", r_mean), ("running_var", r_var), ("weight", w), ("bias", b))
-        y = _output(out, array, inputs)
+        y = output(out, array, inputs, (array,))
         pack = _steps.pack_of(axes, r_mean, r_var, w, b)
         _steps.infer(array, y, pack, axes, eps)
         return (y if out is None else out), pack, shape
     ddof = running_ddof if r_var is not None else 0
     _require_count(array, axes, ddof)
-    y = _output(out, array, (("running_mean", r_mean), ("running_var", r_var), ("weight", w), ("bias", b)))
+    y = output(out, array, inputs, (array,))
     pack = _steps.pack_of(axes, None, None, w, b, None, r_mean, r_var)
     if array.size:
         _steps.train(array, y, pack, axes, eps, momentum, ddof)

@@ -79,6 +79,29 @@ def assert_gradients(dy: Array, x: Array, mean: Array, scale: Array) -> None:
         assert_within(value, wanted, bar, f"d{name}")
 
 
+WANDERINGS: dict[str, Any] = {
+    "steps": lambda x: x + 1000.0 * (np.arange(len(x))[:, None] // 64 % 3),
+    "a step": lambda x: x + 30.0 * (np.arange(len(x))[:, None] >= 70),
+    "sorted": lambda x: np.sort(x, axis=0),
+    "slope": lambda x: x + np.arange(len(x))[:, None],
+    "dead, then alive": lambda x: x * (np.arange(len(x))[:, None] >= 4096),
+}
+
+
+@pytest.mark.parametrize("wandering", WANDERINGS.values(), ids=WANDERINGS)
+@pytest.mark.parametrize("mean", [0.0, 1e4])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_bar_where_the_mean_wanders(wandering: Any, mean: float, dtype: Any, order: Any, twin: str) -> None:
+    """Sums are taken around the mean of what came before, which then is far from the mean of what comes."""
+    x = frozen(np.asarray(wandering(normal((20_011, 3), np.float64, 5, mean)).astype(dtype), order=order))
+    y, batch_mean, scale = naive.forward(x)
+    bar = bars(dtype, mean)[0]
+    result = nb.batch_norm_forward(x, training=True)
+    assert_within(result[0], y, bar * np.maximum(1.0, np.abs(y) / 4.0), "y")
+    assert_within(result[2], scale, bar * scale, "save_invstd")
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mean", MEANS)
 @pytest.mark.parametrize(("shape", "layout"), PLACES.values(), ids=PLACES)

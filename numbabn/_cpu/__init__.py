@@ -5,6 +5,8 @@ Every function takes flat operands, a pack whose rows `numbabn._geometry` names,
 
 from __future__ import annotations
 
+import numpy as np
+
 from .._compile import In, Out, Pack, threads_for
 from .._geometry import Geometry
 from . import fused, pointwise, reduce_first, reduce_last
@@ -82,7 +84,7 @@ def backward(dy: In, x: In, dx: Out, pack: Pack, geometry: Geometry) -> None:
 
 def _streamed(result: Out, *inputs: In) -> bool:
     """Whether to write past the caches: a large result, none of whose lines an input has just brought in."""
-    return result.nbytes >= _STREAM and not any(result is x for x in inputs)
+    return result.nbytes >= _STREAM and not any(np.may_share_memory(result, x) for x in inputs)
 
 
 def _enough(geometry: Geometry, threads: int) -> bool:

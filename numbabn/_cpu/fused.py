@@ -94,7 +94,7 @@ def forward_channels_last(
     width = min(PANEL, n_channels)
     partial = np.empty(panels * parts * 2 * width)
     for index in prange(panels * parts):
-        sums = np.empty(3 * width, x.dtype)
+        sums = np.empty(4 * width, x.dtype)
         moments_item(x, x0, xo, n_outer, n_channels, parts, np.int64(index), sums, partial)
     for index in prange(panels):
         merge_panel(x, x0, xo, n_outer, n_channels, parts, np.int64(index), partial, pack)

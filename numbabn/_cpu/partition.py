@@ -9,7 +9,7 @@ from __future__ import annotations
 from .._compile import inner
 from .._scalar import merge as _merge
 
-CHUNK = 4096  # elements of a channel: 16 KB of float32, read twice, the second time from L1
+CHUNK = 4096  # elements of a channel: 16 KB of float32, which L1 holds where they have to be read again
 STRIP = 1024  # elements whose squares a lane adds before they go to float64. Far from zero, float32 data are multiples
 # of their last place; their squares' lowest bits are not uniform, and rounding them has a bias: with 4,096 instead,
 # the variance of data at 10,000 standard deviations is off by 4e-7

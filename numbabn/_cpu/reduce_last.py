@@ -135,13 +135,15 @@ def add_moments(partial, at, width, c, n, before, count, mean, m2):
 def rows_moments(x, start, stride, begin, end, width, sums, partial, at):
     """Mean and M2 of `width` columns over rows begin..end, to partial[at:] and partial[at + width:].
 
-    One pass: the pivot of a chunk is the mean of the chunk before it.
+    One pass: the pivot of a chunk is the mean of the chunk before it. Means are merged as offsets from the first pivot:
+    hundreds of roundings far from zero would add up.
     """
     step = lanes(x)
     zero = splat(x, 0.0)
-    for c in range(2 * width):
-        partial[at + c] = 0.0
     rows_mean(x, start + begin * stride, stride, min(PILOT, end - begin), width, sums)
+    for c in range(width):
+        sums[3 * width + c] = sums[c]
+        partial[at + c] = partial[at + width + c] = 0.0
     for first in range(begin, end, ROWS):
         n_rows = min(ROWS, end - first)
         k = start + first * stride
@@ -152,7 +154,10 @@ def rows_moments(x, start, stride, begin, end, width, sums, partial, at):
             s, q = load_part(sums, width + c, n, zero), load_part(sums, 2 * width + c, n, zero)
             mean, m2 = chunk_columns(x, k + c, stride, n_rows, n, pivot, s, q)
             store_part(sums, c, cast_like(mean, pivot), n)
+            mean = mean - cast_like(load_part(sums, 3 * width + c, n, zero), mean)
             add_moments(partial, at, width, c, n, float(first - begin), float(n_rows), mean, m2)
+    for c in range(width):
+        partial[at + c] += sums[3 * width + c]
 
 
 @inner
@@ -170,7 +175,7 @@ def panel_of(item, panels, n_channels):
 
 @inner
 def moments_item(x, x0, xo, n_rows, n_channels, parts, item, sums, partial):
-    """Moments of one part of one panel, to its place in `partial`; `sums` is scratch for three rows."""
+    """Moments of one part of one panel, to its place in `partial`; `sums` is scratch for four rows."""
     part, c0, width, size = panel_of(item, n_panels(n_channels), n_channels)
     first, last = part_range(n_rows, ROWS, part, parts)
     rows_moments(x, x0 + c0, xo, first, last, width, sums, partial, item * size)
@@ -213,7 +218,7 @@ def moments_channels_last(x: In, pack: Pack, grid: Grid) -> None:
     width = min(PANEL, n_channels)
     partial = np.empty(panels * parts * 2 * width)
     for index in prange(panels * parts):
-        sums = np.empty(3 * width, x.dtype)
+        sums = np.empty(4 * width, x.dtype)
         moments_item(x, x0, xo, n_outer, n_channels, parts, np.int64(index), sums, partial)
     for index in prange(panels):
         merge_panel(x, x0, xo, n_outer, n_channels, parts, np.int64(index), partial, pack)
