@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -61,19 +60,10 @@ def buffer(name: str, value: Any, shape: tuple[int, ...]) -> Array:
     return array
 
 
-def output(out: Any, like: Array, inputs: Iterable[tuple[str, Array | None]], same: tuple[Array, ...]) -> Array:
-    """The array to write a result of `like`'s shape and dtype to.
+def output(out: Any, like: Array, *same: tuple[str, Array | None]) -> Array:
+    """The array to write a result of `like`'s shape and dtype to; a new one, in `like`'s memory order, for None.
 
-    Parameters
-    ----------
-    out : ndarray or None
-        What the caller gave; None asks for a new array in `like`'s memory order.
-    like : ndarray
-        Has the result's shape and dtype.
-    inputs : iterable of (name, array)
-        What `out` must not overlap.
-    same : tuple of ndarray
-        Those of the inputs that `out` may be, element for element.
+    `out` may be one of `same`, element for element, and overlaps none of them otherwise.
     """
     if out is None:
         return np.empty_like(like, order="K", subok=False)
@@ -83,18 +73,24 @@ def output(out: Any, like: Array, inputs: Iterable[tuple[str, Array | None]], sa
         raise ValueError(f"out has shape {out.shape}, expected {like.shape}")
     if out.dtype != like.dtype:
         raise TypeError(f"out has dtype {out.dtype}, expected {like.dtype}")
-    _require_writable("out", out)
-    array = np.asarray(out)
-    if array.size == 0:
-        return array
-    if not array.flags.c_contiguous and _overlaps_itself(array):
+    flags = out.flags
+    if not flags.writeable:
+        raise ValueError("out is read-only, expected a writable array")
+    array = out if type(out) is np.ndarray else np.asarray(out)
+    if not flags.c_contiguous and _overlaps_itself(array):
         raise ValueError(f"out overlaps itself: shape {out.shape}, strides {out.strides}")
-    for name, other in inputs:
-        if other is None or (array.base is None and other.base is None and other is not array):
-            continue  # both own their memory; the exact test takes a microsecond
-        if _overlaps(array, other) and not any(other is s and is_same(array, s) for s in same):
-            raise ValueError(f"out overlaps {name}; it must be apart from it or the very same elements as x or dy")
+    for name, other in same:
+        if other is None or other is array or (array.base is None and other.base is None):
+            continue  # arrays that own their memory are apart
+        if np.may_share_memory(array, other) and not is_same(array, other):
+            require_apart(array, name, other)
     return array
+
+
+def require_apart(out: Array, name: str, other: Array) -> None:
+    """Refuse an `out` that shares memory with another argument."""
+    if _overlaps(out, other):
+        raise ValueError(f"out overlaps {name}; it must be apart from it or the very same elements as x or dy")
 
 
 def _require_writable(name: str, array: Array) -> None:

@@ -66,10 +66,10 @@ def pieces(axes: Axes, inputs: tuple[Array, ...], output: Array | None = None) -
 
     Operands have one shape. The consumer fills the last operand of a piece where an `output` is given.
     """
-    if inputs[0].size == 0:
-        return ()
-    whole = frame(axes, inputs if output is None else (*inputs, output))
-    return (whole,) if whole is not None else _slab_pieces(axes, inputs, output)
+    whole = frame(axes, *inputs) if output is None else frame(axes, *inputs, output)
+    if whole is not None:
+        return (whole,)
+    return _slab_pieces(axes, inputs, output) if inputs[0].size else ()
 
 
 def _slab_pieces(axes: Axes, inputs: tuple[Array, ...], output: Array | None) -> Iterator[Piece]:
@@ -90,30 +90,33 @@ def _slab_pieces(axes: Axes, inputs: tuple[Array, ...], output: Array | None) ->
             np.copyto(blocks[-1], scratch[-1])
 
 
-def frame(axes: Axes, operands: tuple[Array, ...]) -> Piece | None:
-    """The zero-copy piece that holds all operands, or None if their strides or dtypes admit none."""
-    strides = []
+def frame(axes: Axes, *operands: Array) -> Piece | None:
+    """The zero-copy piece that holds all operands, or None if they are empty or their strides or dtypes admit none."""
+    key: list[Any] = [axes.kept, operands[0].shape]
     for a in operands:
-        if not (a.dtype.isnative and a.flags.aligned):
+        if not a.flags.aligned:
             return None
-        strides.append(a.strides)
-    first = operands[0]
-    found = _canonical(axes.kept, first.shape, first.itemsize, *strides)
+        key += a.dtype, a.strides
+    found = _canonical(*key)
     if found is None:
         return None
     geometry, runs, everything = found
-    flat: list[Array] = []
-    for a, run in zip(operands, runs, strict=False):
-        flat.append(a.reshape(-1) if run.is_c else _flat(a, run))
-    return Piece(flat, geometry, everything)
+    if runs is None:
+        return Piece([a.reshape(-1) for a in operands], geometry, everything)
+    return Piece([_flat(a, run) for a, run in zip(operands, runs, strict=True)], geometry, everything)
 
 
 @lru_cache(maxsize=4096)
 def _canonical(
-    kept: tuple[int, ...], shape: tuple[int, ...], itemsize: int, *strides: tuple[int, ...]
-) -> tuple[Geometry, tuple[_Run, ...], slice] | None:
-    """Geometry and runs of operands with these strides: at most (outer, channel, inner), unit inner stride."""
-    if any(s % itemsize for operand in strides for s in operand):
+    kept: tuple[int, ...], shape: tuple[int, ...], *layouts: Any
+) -> tuple[Geometry, tuple[_Run, ...] | None, slice] | None:
+    """Geometry and runs of operands with these dtypes and strides: at most (outer, channel, inner), unit inner stride.
+
+    No runs if all operands lie in C order without gaps.
+    """
+    dtypes, strides = layouts[::2], layouts[1::2]
+    itemsize = dtypes[0].itemsize
+    if 0 in shape or not all(d.isnative for d in dtypes) or any(s % itemsize for operand in strides for s in operand):
         return None
     steps = [tuple(s // itemsize for s in operand) for operand in strides]
     kept_axes = [a for a in kept if shape[a] > 1]
@@ -136,7 +139,8 @@ def _canonical(
     for k, operand in enumerate(steps):
         offset = -sum((n - 1) * s for n, s in zip(shape, operand, strict=True) if s < 0)
         geometry.grid[k + 1] = offset, outer[1][k], channel_steps[k]
-    return geometry, tuple(_run(shape, s) for s in steps), slice(0, n_channels)
+    runs = tuple(_run(shape, s) for s in steps)
+    return geometry, None if all(run.is_c for run in runs) else runs, slice(0, n_channels)
 
 
 def _merged(axes: list[int], shape: tuple[int, ...], steps: list[tuple[int, ...]]) -> list[tuple[int, tuple[int, ...]]]:
@@ -174,6 +178,8 @@ def _run(shape: tuple[int, ...], steps: tuple[int, ...]) -> _Run:
 
 def _flat(array: Array, run: _Run) -> Array:
     """View an array as its run."""
+    if run.is_c:
+        return array.reshape(-1)
     if run.order is not None:
         return array.transpose(run.order).reshape(-1)
     ahead, step = array[run.forward], (array.itemsize,)

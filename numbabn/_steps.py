@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ._arrays import SUPPORTED, parameter, require_apart
 from ._forks import load
-from ._geometry import M2, MEAN, SUM_DY, SUM_DY_XMU, WEIGHT
+from ._geometry import M2, MEAN, SUM_DY, SUM_DY_XMU
 from ._layout import Axes, frame, pieces
 from ._moments import merged
 
@@ -29,20 +30,26 @@ def _constant(n_channels: int, value: float) -> Array:
     return row
 
 
-def pack_of(
-    axes: Axes,
-    mean: Array | None = None,
-    scale: Array | None = None,
-    weight: Array | None = None,
-    bias: Array | None = None,
-    *more: Array | None,
-) -> Array:
-    """A new pack with these rows, the first of `_geometry`'s; the weight is 1 where it is None, all else 0."""
-    rows: list[Any] = [mean, scale, weight, bias, *more]
-    for k, given in enumerate(rows):
-        if given is None:
-            rows[k] = _constant(axes.n_channels, float(k == WEIGHT))
-    flat = 0 if len(axes.kept_shape) == 1 else None
+def pack_of(axes: Axes, out: Array | None, *named: tuple[str, Any]) -> Array:
+    """A new pack whose rows are these per-channel arguments; the weight is 1 where it is None, all else 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what `parameter` refuses, and for an argument that `out` overlaps.
+    """
+    rows = []
+    shape = axes.kept_shape
+    for name, value in named:
+        if value is None:
+            value = _constant(axes.n_channels, 1.0 if name == "weight" else 0.0)
+        else:
+            if type(value) is not np.ndarray or value.shape != shape or value.dtype.char not in SUPPORTED:
+                value = parameter(name, value, shape)
+            if out is not None and (value is out or not (out.base is None and value.base is None)):
+                require_apart(out, name, value)
+        rows.append(value)
+    flat = 0 if len(shape) == 1 else None
     return np.concatenate(rows, flat, dtype=np.float64).reshape(len(rows), axes.n_channels)
 
 
@@ -74,7 +81,7 @@ def normalize(x: Array, y: Array, pack: Array, axes: Axes) -> None:
 
 def infer(x: Array, y: Array, pack: Array, axes: Axes, eps: float) -> None:
     """Y from x, MEAN, WEIGHT, BIAS and the variance that stands in the place of INVSTD, which is written over it."""
-    whole = frame(axes, (x, y)) if x.size else None
+    whole = frame(axes, x, y)
     if whole is not None:
         _backend().infer(*whole.operands, pack, whole.geometry, eps)
         return
@@ -85,7 +92,7 @@ def infer(x: Array, y: Array, pack: Array, axes: Axes, eps: float) -> None:
 def train(x: Array, y: Array, pack: Array, axes: Axes, eps: float, momentum: float, ddof: float) -> None:
     """Y and all statistics in the pack from x, WEIGHT, BIAS and the old running statistics."""
     eps, momentum, ddof = float(eps), float(momentum), float(ddof)
-    whole = frame(axes, (x, y))
+    whole = frame(axes, x, y)
     if whole is not None:
         _backend().forward(*whole.operands, pack, whole.geometry, eps, momentum, ddof)
         return
@@ -114,7 +121,7 @@ def backward_elemt(dy: Array, x: Array, dx: Array, pack: Array, axes: Axes, coun
 
 def backward(dy: Array, x: Array, dx: Array, pack: Array, axes: Axes) -> None:
     """Dx, SUM_DY and SUM_DY_XMU from dy, x, MEAN, INVSTD and WEIGHT."""
-    whole = frame(axes, (dy, x, dx)) if dy.size else None
+    whole = frame(axes, dy, x, dx)
     if whole is not None:
         _backend().backward(*whole.operands, pack, whole.geometry)
         return

@@ -8,13 +8,20 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _steps
-from ._arrays import adopt, adopt_like, buffer, output, parameter
+from ._arrays import adopt, adopt_like, buffer, output
 from ._geometry import BIAS, INVSTD, M2, MEAN, RUNNING_MEAN, RUNNING_VAR, SUM_DY, SUM_DY_XMU
 from ._layout import Axes, channel_axes
 from ._moments import Moments, require_eps
 from ._scalar import blend
 
 Array = npt.NDArray[Any]
+
+_WHY = {
+    "running_mean": ": training=False normalises with the running statistics",
+    "running_var": ": training=False normalises with the running statistics",
+    "save_mean": ", as batch_norm_forward returned it",
+    "save_invstd": ", as batch_norm_forward returned it",
+}
 
 
 class BatchNormGrads(NamedTuple):
@@ -221,17 +228,17 @@ def batch_norm_backward(
     if reads_x and x is None:
         raise ValueError(f"x is None, expected the forward's input for needs={needs} with training={training}")
     array = None if x is None else adopt_like("x", x, g, "dy")
-    w = None if weight is None else parameter("weight", weight, axes.kept_shape)
-    mean = _saved("save_mean", save_mean, axes, needed=reads_x)
-    scale = _saved("save_invstd", save_invstd, axes, needed="x" in needs or "weight" in needs)
+    if reads_x:
+        _require("save_mean", save_mean)
+    if "x" in needs or "weight" in needs:
+        _require("save_invstd", save_invstd)
     dx = None
     if "x" in needs:
-        same = (g,) if array is None else (g, array)
-        inputs = (("dy", g), ("x", array), ("weight", w), ("save_mean", mean), ("save_invstd", scale))
-        dx = output(out, g if array is None else array, inputs, same)
+        dx = output(out, g if array is None else array, ("dy", g), ("x", array))
     elif out is not None:
         raise ValueError(f"out is given but needs={needs} asks for no gradient with respect to x")
-    pack = _steps.pack_of(axes, mean, scale, w, None, None)
+    rows = ("save_mean", save_mean), ("save_invstd", save_invstd), ("weight", weight), ("", None), ("", None)
+    pack = _steps.pack_of(axes, dx, *rows)
     if training and dx is not None and array is not None:
         _steps.backward(g, array, dx, pack, axes)
     elif "weight" in needs and array is not None:
@@ -376,11 +383,11 @@ def normalize(
     """
     array = adopt("x", x)
     axes = channel_axes(array.shape, axis)
-    c_mean, c_invstd = (parameter(k, v, axes.kept_shape) for k, v in (("mean", mean), ("invstd", invstd)))
-    w = None if weight is None else parameter("weight", weight, axes.kept_shape)
-    b = None if bias is None else parameter("bias", bias, axes.kept_shape)
-    y = output(out, array, (("x", array), ("mean", c_mean), ("invstd", c_invstd), ("weight", w), ("bias", b)), (array,))
-    _steps.normalize(array, y, _steps.pack_of(axes, c_mean, c_invstd, w, b), axes)
+    _require("mean", mean)
+    _require("invstd", invstd)
+    y = output(out, array, ("x", array))
+    pack = _steps.pack_of(axes, y, ("mean", mean), ("invstd", invstd), ("weight", weight), ("bias", bias))
+    _steps.normalize(array, y, pack, axes)
     return y if out is None else out
 
 
@@ -424,8 +431,9 @@ def backward_reduce(
     g = adopt("dy", dy)
     axes = channel_axes(g.shape, axis, "dy")
     array = adopt_like("x", x, g, "dy")
-    c_mean, c_invstd = (parameter(k, v, axes.kept_shape) for k, v in (("mean", mean), ("invstd", invstd)))
-    pack = _steps.pack_of(axes, c_mean, c_invstd, None, None, None)
+    _require("mean", mean)
+    _require("invstd", invstd)
+    pack = _steps.pack_of(axes, None, ("mean", mean), ("invstd", invstd), ("", None), ("", None), ("", None))
     _steps.backward_reduce(g, array, pack, axes)
     return pack[SUM_DY].reshape(axes.kept_shape).copy(), pack[SUM_DY_XMU].reshape(axes.kept_shape).copy()
 
@@ -484,13 +492,13 @@ def backward_elemt(
     g = adopt("dy", dy)
     axes = channel_axes(g.shape, axis, "dy")
     array = adopt_like("x", x, g, "dy")
-    given = {"mean": mean, "invstd": invstd, "sum_dy": sum_dy, "sum_dy_xmu": sum_dy_xmu}
-    c = {name: parameter(name, value, axes.kept_shape) for name, value in given.items()}
-    w = None if weight is None else parameter("weight", weight, axes.kept_shape)
+    sums = ("sum_dy", sum_dy), ("sum_dy_xmu", sum_dy_xmu)
+    for name, value in (("mean", mean), ("invstd", invstd), *sums):
+        _require(name, value)
     if g.size and not count > 0:
         raise ValueError(f"count must be > 0, got {count}")
-    dx = output(out, array, (("dy", g), ("x", array), ("weight", w), *c.items()), (g, array))
-    pack = _steps.pack_of(axes, c["mean"], c["invstd"], w, c["sum_dy"], c["sum_dy_xmu"])
+    dx = output(out, array, ("dy", g), ("x", array))
+    pack = _steps.pack_of(axes, dx, ("mean", mean), ("invstd", invstd), ("weight", weight), *sums)
     _steps.backward_elemt(g, array, dx, pack, axes, float(count))
     return dx if out is None else out
 
@@ -505,12 +513,9 @@ def _require_count(x: Array, axes: Axes, ddof: float) -> None:
         raise ValueError(f"running_ddof is {ddof}, expected less than the {axes.per_channel} values per channel")
 
 
-def _saved(name: str, value: Any, axes: Axes, needed: bool) -> Array | None:
+def _require(name: str, value: Any) -> None:
     if value is None:
-        if needed:
-            raise ValueError(f"{name} is None, expected what batch_norm_forward returned")
-        return None
-    return parameter(name, value, axes.kept_shape)
+        raise ValueError(f"{name} is None, expected one value for each channel{_WHY.get(name, '')}")
 
 
 def _forward(
@@ -530,26 +535,22 @@ def _forward(
     array = adopt("x", x)
     axes = channel_axes(array.shape, axis)
     shape = axes.kept_shape
-    if not eps >= 0.0:
-        require_eps(eps)
-    take = buffer if training else parameter
-    r_mean = None if running_mean is None else take("running_mean", running_mean, shape)
-    r_var = None if running_var is None else take("running_var", running_var, shape)
-    w = None if weight is None else parameter("weight", weight, shape)
-    b = None if bias is None else parameter("bias", bias, shape)
-    inputs = (("x", array), ("running_mean", r_mean), ("running_var", r_var), ("weight", w), ("bias", b))
+    require_eps(eps)
     if not training:
-        if r_mean is None or r_var is None:
-            missing = "running_mean" if r_mean is None else "running_var"
-            raise ValueError(f"{missing} is None, expected both running statistics where training=False")
-        y = output(out, array, inputs, (array,))
-        pack = _steps.pack_of(axes, r_mean, r_var, w, b)
+        _require("running_mean", running_mean)
+        _require("running_var", running_var)
+        y = output(out, array, ("x", array))
+        statistics = ("running_mean", running_mean), ("running_var", running_var)
+        pack = _steps.pack_of(axes, y, *statistics, ("weight", weight), ("bias", bias))
         _steps.infer(array, y, pack, axes, eps)
         return (y if out is None else out), pack, shape
+    r_mean = None if running_mean is None else buffer("running_mean", running_mean, shape)
+    r_var = None if running_var is None else buffer("running_var", running_var, shape)
     ddof = running_ddof if r_var is not None else 0
     _require_count(array, axes, ddof)
-    y = output(out, array, inputs, (array,))
-    pack = _steps.pack_of(axes, None, None, w, b, None, r_mean, r_var)
+    y = output(out, array, ("x", array))
+    rows = ("", None), ("", None), ("weight", weight), ("bias", bias), ("", None)
+    pack = _steps.pack_of(axes, y, *rows, ("running_mean", r_mean), ("running_var", r_var))
     if array.size:
         _steps.train(array, y, pack, axes, eps, momentum, ddof)
         if r_mean is not None:
