@@ -16,6 +16,8 @@ from ._moments import merged
 
 Array = npt.NDArray[Any]
 
+_LEFT_OUT = {"weight": 1.0, "bias": 0.0, "": 0.0}
+
 
 @cache
 def _backend() -> Any:
@@ -24,25 +26,30 @@ def _backend() -> Any:
 
 
 @lru_cache(maxsize=256)
-def _constant(n_channels: int, value: float) -> Array:
-    row = np.full(n_channels, value)
+def _constant(n_channels: int, name: str) -> Array:
+    """Row in place of a per-channel argument that is None."""
+    if name not in _LEFT_OUT:
+        raise ValueError(f"{name} is None, expected one value for each channel")
+    row = np.full(n_channels, _LEFT_OUT[name])
     row.flags.writeable = False
     return row
 
 
 def pack_of(axes: Axes, out: Array | None, *named: tuple[str, Any]) -> Array:
-    """A new pack whose rows are these per-channel arguments; the weight is 1 where it is None, all else 0.
+    """A new pack whose rows are these per-channel arguments; without a name, a row of zeros.
+
+    A weight may be None and is 1 then, a bias 0.
 
     Raises
     ------
     TypeError, ValueError
-        For what `parameter` refuses, and for an argument that `out` overlaps.
+        For what `parameter` refuses, None, and an argument that `out` overlaps.
     """
     rows = []
     shape = axes.kept_shape
     for name, value in named:
         if value is None:
-            value = _constant(axes.n_channels, 1.0 if name == "weight" else 0.0)
+            value = _constant(axes.n_channels, name)
         else:
             if type(value) is not np.ndarray or value.shape != shape or value.dtype.char not in SUPPORTED:
                 value = parameter(name, value, shape)

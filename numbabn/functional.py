@@ -16,13 +16,6 @@ from ._scalar import blend
 
 Array = npt.NDArray[Any]
 
-_WHY = {
-    "running_mean": ": training=False normalises with the running statistics",
-    "running_var": ": training=False normalises with the running statistics",
-    "save_mean": ", as batch_norm_forward returned it",
-    "save_invstd": ", as batch_norm_forward returned it",
-}
-
 
 class BatchNormGrads(NamedTuple):
     """Gradients of a batch normalization; None for those that were not asked for.
@@ -228,17 +221,21 @@ def batch_norm_backward(
     if reads_x and x is None:
         raise ValueError(f"x is None, expected the forward's input for needs={needs} with training={training}")
     array = None if x is None else adopt_like("x", x, g, "dy")
-    if reads_x:
-        _require("save_mean", save_mean)
-    if "x" in needs or "weight" in needs:
-        _require("save_invstd", save_invstd)
     dx = None
     if "x" in needs:
         dx = output(out, g if array is None else array, ("dy", g), ("x", array))
     elif out is not None:
         raise ValueError(f"out is given but needs={needs} asks for no gradient with respect to x")
-    rows = ("save_mean", save_mean), ("save_invstd", save_invstd), ("weight", weight), ("", None), ("", None)
-    pack = _steps.pack_of(axes, dx, *rows)
+    needs_scale = "x" in needs or "weight" in needs
+    pack = _steps.pack_of(
+        axes,
+        dx,
+        ("save_mean" if reads_x or save_mean is not None else "", save_mean),
+        ("save_invstd" if needs_scale or save_invstd is not None else "", save_invstd),
+        ("weight", weight),
+        ("", None),
+        ("", None),
+    )
     if training and dx is not None and array is not None:
         _steps.backward(g, array, dx, pack, axes)
     elif "weight" in needs and array is not None:
@@ -383,8 +380,6 @@ def normalize(
     """
     array = adopt("x", x)
     axes = channel_axes(array.shape, axis)
-    _require("mean", mean)
-    _require("invstd", invstd)
     y = output(out, array, ("x", array))
     pack = _steps.pack_of(axes, y, ("mean", mean), ("invstd", invstd), ("weight", weight), ("bias", bias))
     _steps.normalize(array, y, pack, axes)
@@ -431,8 +426,6 @@ def backward_reduce(
     g = adopt("dy", dy)
     axes = channel_axes(g.shape, axis, "dy")
     array = adopt_like("x", x, g, "dy")
-    _require("mean", mean)
-    _require("invstd", invstd)
     pack = _steps.pack_of(axes, None, ("mean", mean), ("invstd", invstd), ("", None), ("", None), ("", None))
     _steps.backward_reduce(g, array, pack, axes)
     return pack[SUM_DY].reshape(axes.kept_shape).copy(), pack[SUM_DY_XMU].reshape(axes.kept_shape).copy()
@@ -493,8 +486,6 @@ def backward_elemt(
     axes = channel_axes(g.shape, axis, "dy")
     array = adopt_like("x", x, g, "dy")
     sums = ("sum_dy", sum_dy), ("sum_dy_xmu", sum_dy_xmu)
-    for name, value in (("mean", mean), ("invstd", invstd), *sums):
-        _require(name, value)
     if g.size and not count > 0:
         raise ValueError(f"count must be > 0, got {count}")
     dx = output(out, array, ("dy", g), ("x", array))
@@ -511,11 +502,6 @@ def _require_count(x: Array, axes: Axes, ddof: float) -> None:
         raise ValueError(f"training needs more than 1 value per channel, got x of shape {x.shape}, axis {axes.kept}")
     if x.size and not axes.per_channel > ddof:
         raise ValueError(f"running_ddof is {ddof}, expected less than the {axes.per_channel} values per channel")
-
-
-def _require(name: str, value: Any) -> None:
-    if value is None:
-        raise ValueError(f"{name} is None, expected one value for each channel{_WHY.get(name, '')}")
 
 
 def _forward(
@@ -537,8 +523,6 @@ def _forward(
     shape = axes.kept_shape
     require_eps(eps)
     if not training:
-        _require("running_mean", running_mean)
-        _require("running_var", running_var)
         y = output(out, array, ("x", array))
         statistics = ("running_mean", running_mean), ("running_var", running_var)
         pack = _steps.pack_of(axes, y, *statistics, ("weight", weight), ("bias", bias))
@@ -549,8 +533,17 @@ def _forward(
     ddof = running_ddof if r_var is not None else 0
     _require_count(array, axes, ddof)
     y = output(out, array, ("x", array))
-    rows = ("", None), ("", None), ("weight", weight), ("bias", bias), ("", None)
-    pack = _steps.pack_of(axes, y, *rows, ("running_mean", r_mean), ("running_var", r_var))
+    pack = _steps.pack_of(
+        axes,
+        y,
+        ("", None),
+        ("", None),
+        ("weight", weight),
+        ("bias", bias),
+        ("", None),
+        ("" if r_mean is None else "running_mean", r_mean),
+        ("" if r_var is None else "running_var", r_var),
+    )
     if array.size:
         _steps.train(array, y, pack, axes, eps, momentum, ddof)
         if r_mean is not None:
