@@ -12,10 +12,14 @@ from ._forks import load
 __version__ = "0.1.0"
 
 _HOME = {
+    "BatchNorm": "layers",
     "BatchNorm1d": "layers",
     "BatchNorm2d": "layers",
     "BatchNorm3d": "layers",
     "BatchNormGrads": "functional",
+    "LazyBatchNorm1d": "layers",
+    "LazyBatchNorm2d": "layers",
+    "LazyBatchNorm3d": "layers",
     "Moments": "_moments",
     "backward_elemt": "functional",
     "backward_reduce": "functional",
@@ -42,9 +46,13 @@ if TYPE_CHECKING:
     from .functional import moments as moments
     from .functional import normalize as normalize
     from .functional import update_running as update_running
+    from .layers import BatchNorm as BatchNorm
     from .layers import BatchNorm1d as BatchNorm1d
     from .layers import BatchNorm2d as BatchNorm2d
     from .layers import BatchNorm3d as BatchNorm3d
+    from .layers import LazyBatchNorm1d as LazyBatchNorm1d
+    from .layers import LazyBatchNorm2d as LazyBatchNorm2d
+    from .layers import LazyBatchNorm3d as LazyBatchNorm3d
 
 
 def __getattr__(name: str) -> Any:

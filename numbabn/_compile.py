@@ -8,7 +8,7 @@ import os
 import pickle
 import sys
 import types as pytypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from llvmlite.binding import ffi as llvm
 from numba import prange as prange
 from numba.core import types
+from numba.core.caching import FunctionCache
 from numba.core.compiler_lock import global_compiler_lock
 from numba.np.ufunc import parallel as _pool
 
@@ -53,6 +54,9 @@ def row(grid: Grid, k: int) -> tuple[Any, Any, Any]:
     return grid[k, 0], grid[k, 1], grid[k, 2]
 
 
+kernels: list[kernel] = []  # all that are loaded
+
+
 class kernel:  # noqa: N801 - a decorator
     """One body, four cached functions: float32 and float64, serial and parallel, each with one explicit signature.
 
@@ -64,6 +68,7 @@ class kernel:  # noqa: N801 - a decorator
     def __init__(self, function: Callable[..., None]) -> None:
         self.function = function
         self._twins: dict[tuple[str, bool], Callable[..., None]] = {}
+        kernels.append(self)
 
     def __call__(self, threads: int, x: In, *args: Any) -> None:
         parallel = threads > 1
@@ -80,11 +85,27 @@ class kernel:  # noqa: N801 - a decorator
                 self._twins[char, parallel] = self._compile(char, parallel)
             return self._twins[char, parallel]
 
+    def twins(self, chars: Iterable[str]) -> Iterator[tuple[str, bool]]:
+        """Dtype character and parallel of each twin that calls with arrays of these dtypes ask for."""
+        first = next(iter(inspect.signature(self.function).parameters.values()))
+        for char in "d" if first.annotation == "Pack" else chars:
+            yield char, False
+            if "prange" in self.function.__code__.co_names:
+                yield char, True
+
+    def place(self) -> Path:
+        """Folder where its twins are kept; RuntimeError says why there is none."""
+        if numba.config.DISABLE_JIT:
+            raise RuntimeError("nothing is compiled where NUMBA_DISABLE_JIT is set")
+        if not current().cache:
+            raise RuntimeError("switched off by NUMBABN_CACHE")
+        return Path(FunctionCache(self.function).cache_path)
+
     def _compile(self, char: str, parallel: bool) -> Callable[..., None]:
         if numba.config.DISABLE_JIT:
             return self.function
         body = self.function
-        name = f"{body.__name__}_{_DTYPES[char]}_{'parallel' if parallel else 'serial'}_{_salt}"
+        name = f"{body.__name__}_{_DTYPES[char]}_{'parallel' if parallel else 'serial'}_{salt}"
         options = {**_OPTIONS, "parallel": parallel}
         signature = self._signature(_DTYPES[char])
         if current().cache:
@@ -170,7 +191,7 @@ def _lose_pool() -> None:
     _pool_lost = _pool_lost or bool(_pool._is_initialized)
 
 
-_salt = _source_hash()
+salt = _source_hash()
 _pool_lost = _is_orphan()
 hold(global_compiler_lock, llvm.lib._lock)  # the second one for finalisers
 if hasattr(os, "register_at_fork"):

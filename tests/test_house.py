@@ -22,9 +22,13 @@ STOREYS = {
     "numbabn": 5,
     "numbabn.__main__": 4,
     "numbabn._demo": 4,
+    "numbabn._info": 4,
+    "numbabn._warmup": 4,
     "numbabn.layers": 4,
     "numbabn.functional": 3,
     "numbabn._moments": 3,
+    "numbabn._layer": 4,
+    "numbabn._state": 3,
     "numbabn._steps": 3,
     "numbabn._arrays": 2,
     "numbabn._layout": 2,
@@ -36,9 +40,9 @@ STOREYS = {
     "numbabn._scalar": 0,
 }
 BACKENDS = 1
-# Who knows the compiler.
+# Who knows the compiler; the info command does, to report on it.
 COMPILER = {"numba", "llvmlite"}
-KNOW_THE_COMPILER = {"numbabn._compile", "numbabn._cpu.intrinsics"}
+KNOW_THE_COMPILER = {"numbabn._compile", "numbabn._cpu.intrinsics", "numbabn._info"}
 INSTALLED_WITH_US = {"numpy", *COMPILER}
 
 
