@@ -98,4 +98,4 @@ def _size(files: set[Path]) -> str:
 
 
 def _first_line(text: object) -> str:
-    return (str(text).splitlines() or [repr(text)])[0]
+    return (str(text).strip() or repr(text)).splitlines()[0]
