@@ -30,6 +30,8 @@ class Settings:
 class Config:
     """Settings of the process, `numbabn.config`.
 
+    Results do not depend on any of them: every value gives the same bits.
+
     Attributes
     ----------
     threads : int or None
@@ -41,7 +43,12 @@ class Config:
         Keep compiled kernels on disk (where, is Numba's to say: ``NUMBA_CACHE_DIR``). Read when a kernel is first
         used. Environment: ``NUMBABN_CACHE`` (0 or 1).
 
-    Results do not depend on any of them: every value gives the same bits.
+    Examples
+    --------
+    >>> import numbabn as nb
+    >>> with nb.config.using(threads=1):
+    ...     nb.config.threads
+    1
     """
 
     __slots__ = ()

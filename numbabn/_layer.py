@@ -289,6 +289,7 @@ class Layer:
         Parameters
         ----------
         path : path-like
+            Of a file that `to_npz` wrote.
 
         Returns
         -------

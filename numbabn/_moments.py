@@ -60,6 +60,7 @@ class Moments:
         Returns
         -------
         Moments
+            Of all samples.
 
         Raises
         ------
@@ -83,6 +84,7 @@ class Moments:
         Returns
         -------
         ndarray of float64
+            In the shape of the mean.
         """
         free = self.count - ddof
         return self.m2 / free if free > 0 else np.full_like(self.m2, np.nan)
@@ -93,10 +95,12 @@ class Moments:
         Parameters
         ----------
         ddof : float, default 0
+            As in `var`.
 
         Returns
         -------
         ndarray of float64
+            In the shape of the mean.
         """
         return np.sqrt(self.var(ddof))  # type: ignore[no-any-return]
 
@@ -111,6 +115,7 @@ class Moments:
         Returns
         -------
         ndarray of float64
+            In the shape of the mean.
 
         Raises
         ------

@@ -26,6 +26,16 @@ class BatchNormGrads(NamedTuple):
         Gradient with respect to the input, in its shape and dtype.
     weight, bias : ndarray or None
         Gradients with respect to the parameters, float64, in the shape of the kept axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numbabn as nb
+    >>> x = np.random.default_rng(0).normal(size=(8, 3))
+    >>> y, mean, invstd = nb.batch_norm_forward(x, training=True)
+    >>> dx, dweight, dbias = nb.batch_norm_backward(y, x, None, mean, invstd, needs=("x", "bias"))
+    >>> dx.shape, dweight, dbias.shape
+    ((8, 3), None, (3,))
     """
 
     x: Array | None
@@ -256,6 +266,7 @@ def moments(x: npt.ArrayLike, *, axis: int | tuple[int, ...] = 1) -> Moments:
     Parameters
     ----------
     x : array_like of float32 or float64, rank 2 or more
+        Input, read in place.
     axis : int or tuple of int, default 1
         The channel axis, or all axes that are kept apart.
 
@@ -349,11 +360,13 @@ def normalize(
     Parameters
     ----------
     x : array_like of float32 or float64, rank 2 or more
+        Input.
     mean, invstd : array_like
         In the shape of the kept axes. A float64 mean keeps data far from zero exact.
     weight, bias : array_like, optional
         1 and 0 where left out.
     axis : int or tuple of int, default 1
+        The channel axis, or all axes that are kept apart.
     out : ndarray, optional
         x's shape and dtype; may be x itself.
 
@@ -404,6 +417,7 @@ def backward_reduce(
         That normalised x, in the shape of the kept axes. `invstd` turns ``sum_dy_xmu`` into the weight's gradient,
         ``invstd * sum_dy_xmu``; the sums do not depend on it.
     axis : int or tuple of int, default 1
+        The channel axis, or all axes that are kept apart.
 
     Returns
     -------
@@ -459,6 +473,7 @@ def backward_elemt(
     count : float
         Values per channel in the whole batch.
     axis : int or tuple of int, default 1
+        The channel axis, or all axes that are kept apart.
     out : ndarray, optional
         x's shape and dtype; may be dy or x itself.
 

@@ -8,9 +8,8 @@ from ._layer import Layer, LazyLayer
 
 _INTRO = """Batch normalization over {what}.
 
-    {more}
-    A training layer keeps a reference to its last input, which pins that memory, until `backward`, the next forward or
-    `eval`. It is trained from one thread at a time; in eval mode any number of threads may call it.
+    {more}A training layer keeps a reference to its last input, which pins that memory, until `backward`, the next
+    forward or `eval`. It is trained from one thread at a time; in eval mode any number of threads may call it.
 
     Parameters
     ----------
@@ -78,12 +77,12 @@ _LAZY = """    >>> layer = nb.{name}()
 
 
 def _doc(name: str, what: str, shape: str) -> str:
-    more = "Channels are on axis 1.\n"
+    more = "Channels are on axis 1.\n    "
     return (_INTRO + _FEATURES + _COMMON + _ATTRIBUTES + _PLAIN).format(name=name, what=what, more=more, shape=shape)
 
 
 def _lazy_doc(becomes: str, what: str, shape: str) -> str:
-    more = f"The first input tells the number of channels, on axis 1; the layer then is a `{becomes}`.\n"
+    more = f"The first input tells the number of channels, on axis 1; the layer then is a `{becomes}`.\n    "
     text = _INTRO + _COMMON + _ATTRIBUTES + _LAZY
     return text.format(name=f"Lazy{becomes}", what=what, more=more, shape=shape, becomes=becomes)
 
