@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -58,10 +59,14 @@ class Layer:
         self._allocate(num_features, affine, affine and bias, track_running_stats)
 
     def _allocate(self, num_features: Any, weight: bool, bias: bool, buffers: bool) -> None:
-        sizes = num_features if isinstance(num_features, tuple) else (num_features,)
-        if not all(isinstance(n, int) and n >= 0 for n in sizes):
-            raise ValueError(f"num_features must be an int >= 0 or a tuple of them, got {num_features!r}")
-        self.num_features = num_features
+        given = num_features if isinstance(num_features, tuple) else (num_features,)
+        try:
+            sizes = tuple(operator.index(n) for n in given)
+        except TypeError:
+            raise TypeError(f"num_features must be an int or a tuple of them, got {num_features!r}") from None
+        if any(n < 0 for n in sizes):
+            raise ValueError(f"num_features must be >= 0, got {num_features}")
+        self.num_features = sizes if isinstance(num_features, tuple) else sizes[0]
         self.weight: Array | None = np.ones(sizes, self._dtype) if weight else None
         self.bias: Array | None = np.zeros(sizes, self._dtype) if bias else None
         self.running_mean: Array | None = np.zeros(sizes, self._dtype) if buffers else None
@@ -97,7 +102,7 @@ class Layer:
         self._require_shape(x)
         learning = self.training and not self.frozen
         batch = learning or (self.running_mean is None and self.running_var is None)
-        learn = learning and self.track_running_stats and self.num_batches_tracked is not None
+        learn = learning and self.track_running_stats
         mean, var = (self.running_mean, self.running_var) if learn or not batch else (None, None)
         y, save_mean, save_invstd = batch_norm_forward(
             x,
@@ -333,9 +338,10 @@ class Layer:
         return {**plain, "_dtype": self._dtype.name, "class": type(self).__name__}
 
     def _factor(self) -> float:
-        """Weight of the coming batch: momentum, or the cumulative average's 1 / n."""
-        assert self.num_batches_tracked is not None
-        return 1.0 / (int(self.num_batches_tracked) + 1) if self.momentum is None else self.momentum
+        """Weight of the coming batch: momentum, or the cumulative average's 1 / n, 0 where nobody counts."""
+        if self.momentum is not None:
+            return self.momentum
+        return 0.0 if self.num_batches_tracked is None else 1.0 / (int(self.num_batches_tracked) + 1)
 
     def _require_shape(self, x: Array) -> None:
         if self._ranks and x.ndim not in self._ranks:

@@ -30,8 +30,8 @@ class IncompatibleKeys(NamedTuple):
 class StateDict(OrderedDict[str, Array]):
     """Copies of a layer's arrays by name; `_metadata` carries the version where PyTorch looks for it."""
 
-    def __init__(self, arrays: Mapping[str, Array]) -> None:
-        super().__init__((name, np.array(value)) for name, value in arrays.items())
+    def __init__(self, arrays: Mapping[str, Array] | None = None) -> None:
+        super().__init__((name, np.array(value)) for name, value in (arrays or {}).items())
         self._metadata = {"": {"version": VERSION}}
 
 
@@ -77,7 +77,10 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, Array], config: Map
     descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, allow_pickle=False, **{_CONFIG: np.array(json.dumps(config, default=float)), **arrays})
+            with zipfile.ZipFile(file, "w") as members:  # what np.savez does, which may pickle before NumPy 2.2
+                for name, array in {_CONFIG: np.array(json.dumps(config, default=float)), **arrays}.items():
+                    with members.open(f"{name}.npy", "w") as member:
+                        np.lib.format.write_array(member, array, allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
         mask = os.umask(0)

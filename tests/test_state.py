@@ -178,7 +178,7 @@ def test_a_file_that_cannot_be_written_is_as_it_was(tmp_path: Path) -> None:
     before = path.read_bytes()
     layer = trained()
     layer.weight = np.array([object()])  # np.savez refuses to pickle it, in the middle of the file
-    with pytest.raises(ValueError, match="pickle"):
+    with pytest.raises(ValueError, match="Object arrays"):
         layer.to_npz(path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
@@ -315,7 +315,7 @@ def test_any_axis(axis: Any, shape: tuple[int, ...], features: Any) -> None:
     ("features", "axis"), [(3, (1, 2)), ((3, 4), 1), ((3,), (1, 2)), (-1, 1), (2.5, 1), ((2, "a"), (0, 1))]
 )
 def test_features_that_do_not_fit_the_axes(features: Any, axis: Any) -> None:
-    with pytest.raises(ValueError, match="num_features"):
+    with pytest.raises((TypeError, ValueError), match="num_features"):
         nb.BatchNorm(features, axis=axis)
 
 
