@@ -139,4 +139,4 @@ def _from_environment() -> Settings:
 
 _process = _from_environment()
 _local: ContextVar[Settings | None] = ContextVar("numbabn_settings", default=None)
-config = Config()
+config: Config = Config()

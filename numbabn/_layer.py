@@ -53,8 +53,8 @@ class Layer:
         self.affine = affine
         self.track_running_stats = track_running_stats
         self.running_ddof = running_ddof
-        self.training = True
-        self.frozen = False
+        self.training: bool = True
+        self.frozen: bool = False
         self._saved: tuple[Any, ...] | None = None
         self._allocate(num_features, affine, affine and bias, track_running_stats)
 
@@ -66,7 +66,7 @@ class Layer:
             raise TypeError(f"num_features must be an int or a tuple of them, got {num_features!r}") from None
         if any(n < 0 for n in sizes):
             raise ValueError(f"num_features must be >= 0, got {num_features}")
-        self.num_features = sizes if isinstance(num_features, tuple) else sizes[0]
+        self.num_features: int | tuple[int, ...] = sizes if isinstance(num_features, tuple) else sizes[0]
         self.weight: Array | None = np.ones(sizes, self._dtype) if weight else None
         self.bias: Array | None = np.zeros(sizes, self._dtype) if bias else None
         self.running_mean: Array | None = np.zeros(sizes, self._dtype) if buffers else None
