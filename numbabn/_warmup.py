@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, TypeVar
@@ -28,22 +29,26 @@ def main(dtype: Sequence[str] | None = None) -> int:
         place = kernels[0].place()
     except RuntimeError as error:
         return _fail(f"no cache to warm up: {error}")
-    found = 0
     jobs = [(kernel, *twin) for kernel in kernels for twin in kernel.twins(sorted(chars))]
-    for kernel, char, parallel in progress(jobs):
-        stats: Any = kernel.compiled(char, parallel).stats
-        if stats.cache_path is None:
-            return _fail(f"a kernel could not be kept in {place}: the disk is full or a file there is damaged")
-        found += len(stats.cache_hits)
+    done: list[Any] = []
+    with closing(progress(jobs)) as counted:  # the bar is finished before anything else is said
+        for kernel, char, parallel in counted:
+            done.append(kernel.compiled(char, parallel).stats)
+            if done[-1].cache_path is None:
+                break
+    if done[-1].cache_path is None:
+        return _fail(f"a kernel could not be kept in {place}: the disk is full or a file there is damaged")
+    found = sum(len(stats.cache_hits) for stats in done)
     seconds = time.perf_counter() - start
     print(f"{len(jobs) - found} kernels compiled, {found} already there, {seconds:.1f} s: {place}")
     return 0
 
 
-def progress(jobs: Sequence[T]) -> Iterator[T]:
+def progress(jobs: Sequence[T]) -> Generator[T, None, None]:
     """The same jobs, counted on stderr: by a bar where tqdm is installed, else in lines."""
     if find_spec("tqdm"):
-        yield from import_module("tqdm").tqdm(jobs, unit="kernel")
+        with import_module("tqdm").tqdm(jobs, unit="kernel") as bar:
+            yield from bar
         return
     for done, job in enumerate(jobs, start=1):
         yield job
