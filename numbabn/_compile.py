@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import inspect
 import os
 import pickle
@@ -13,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+import llvmlite
 import numba
 import numpy.ma  # noqa: F401 - Numba asks for it at a first call: loaded here, no fork finds it half loaded
 import numpy.typing as npt
@@ -21,6 +23,7 @@ from numba import prange as prange
 from numba.core import types
 from numba.core.caching import FunctionCache
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import cpu_target
 from numba.np.ufunc import parallel as _pool
 
 from ._config import current
@@ -138,11 +141,34 @@ def threads_for(size: int) -> int:
     return 1 if _must_not_nest() and len(sys._current_frames()) > 1 else min(threads, numba.config.NUMBA_NUM_THREADS)
 
 
+def layer() -> str:
+    """The threading layer, which starting the pool settles."""
+    numba.get_num_threads()
+    return str(numba.threading_layer())
+
+
 @cache
 def _must_not_nest() -> bool:
     """Whether a second parallel call at the same time aborts the process: workqueue."""
-    numba.get_num_threads()  # starts the pool, which settles the threading layer
-    return bool(numba.threading_layer() == "workqueue")
+    return layer() == "workqueue"
+
+
+def versions() -> dict[str, str]:
+    """Of the compiler."""
+    return {"Numba": numba.__version__, "llvmlite": llvmlite.__version__}
+
+
+def processor() -> str:
+    """The processor that LLVM compiles for, which Numba's settings may change, and the vectors that it has."""
+    _, name, features = cpu_target.target_context.codegen().magic_tuple()
+    found = set(features.split(","))
+    bits = 512 if "+avx512f" in found else 256 if "+avx" in found else 128
+    return f"{name}, vectors of {bits} bits"
+
+
+def cuda() -> Any:
+    """Numba's CUDA module."""
+    return importlib.import_module("numba.cuda")
 
 
 def _run(twin: Callable[..., None], threads: int, *args: Any) -> None:

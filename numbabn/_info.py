@@ -7,10 +7,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import llvmlite
-import numba
 import numpy as np
-from numba.core.registry import cpu_target
 
 from . import __version__
 from ._arrays import SUPPORTED
@@ -20,13 +17,13 @@ from ._forks import load
 
 def main() -> int:
     """Print a line for each fact."""
+    compiler = load("_compile")
     facts = {
         "numbabn": __version__,
         "Python": platform.python_version(),
         "NumPy": np.__version__,
-        "Numba": numba.__version__,
-        "llvmlite": llvmlite.__version__,
-        "CPU": cpu(),
+        **compiler.versions(),
+        "CPU": compiler.processor(),
         "threads": threads(),
         "settings": repr(config),
         **cache(),
@@ -37,20 +34,11 @@ def main() -> int:
     return 0
 
 
-def cpu() -> str:
-    """The processor that LLVM compiles for, which Numba's settings may change, and the vectors that it has."""
-    _, name, features = cpu_target.target_context.codegen().magic_tuple()
-    found = set(features.split(","))
-    bits = 512 if "+avx512f" in found else 256 if "+avx" in found else 128
-    return f"{name}, vectors of {bits} bits"
-
-
 def threads() -> str:
     """Threads of a large call, and the layer that starts them."""
+    compiler = load("_compile")
     try:
-        number = load("_compile").threads_for(sys.maxsize)
-        numba.get_num_threads()  # starts the pool, which settles the layer
-        return f"{number}, layer {numba.threading_layer()}"
+        return f"{compiler.threads_for(sys.maxsize)}, layer {compiler.layer()}"
     except ValueError as error:  # the layer that was asked for is not installed
         return f"none: {_first_line(error)}"
 
@@ -79,8 +67,7 @@ def cuda() -> str:
     if find_spec("numba_cuda") is None:
         return "no: numba-cuda is not installed"
     try:
-        from numba import cuda
-
+        cuda = load("_compile").cuda()
         if cuda.is_available():
             return ", ".join(getattr(device, "name", "simulator") for device in cuda.list_devices())
         return f"no: {_first_line(cuda.cuda_error() or 'libNVVM is not found')}"

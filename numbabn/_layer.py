@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 _L = TypeVar("_L", bound="Layer")
 
 _PARAMETERS = ("weight", "bias")
-_STATE = (*_PARAMETERS, "running_mean", "running_var", "num_batches_tracked")
+STATE = (*_PARAMETERS, "running_mean", "running_var", "num_batches_tracked")
 
 
 class Layer:
@@ -329,12 +329,12 @@ class Layer:
 
     def _arrays(self) -> dict[str, Array]:
         """The layer's own arrays, those that there are."""
-        arrays = {name: getattr(self, name) for name in _STATE}
+        arrays = {name: getattr(self, name) for name in STATE}
         return {name: value for name, value in arrays.items() if value is not None}
 
     def _config(self) -> dict[str, Any]:
         """All that makes the layer what it is and is no array."""
-        plain = {k: v for k, v in self.__dict__.items() if k not in (*_STATE, "grads", "_saved")}
+        plain = {k: v for k, v in self.__dict__.items() if k not in (*STATE, "grads", "_saved")}
         return {**plain, "_dtype": self._dtype.name, "class": type(self).__name__}
 
     def _factor(self) -> float:
@@ -353,55 +353,3 @@ class Layer:
                 f"{type(self).__name__} expected {self.num_features} channels on axis {self.axis}, got "
                 f"{found[0] if len(found) == 1 else found} in input of shape {x.shape}"
             )
-
-
-class LazyLayer(Layer):
-    """A layer that learns its number of channels from the first input, and then is one of `_becomes`."""
-
-    _becomes: type[Layer]
-
-    def __init__(
-        self,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        device: str | None = None,
-        dtype: npt.DTypeLike | None = None,
-        *,
-        bias: bool = True,
-        running_ddof: float = 1,
-    ) -> None:
-        super().__init__(
-            0, eps, momentum, affine, track_running_stats, device, dtype, bias=bias, running_ddof=running_ddof
-        )
-
-    def forward(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
-        x = x if isinstance(x, np.ndarray) else np.asarray(x)
-        grown = self._grown(x.shape[1] if x.ndim > 1 else 0)
-        y = grown.forward(x, out)
-        self._become(grown)
-        return y
-
-    forward.__doc__ = Layer.forward.__doc__
-
-    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> _state.IncompatibleKeys:
-        sizes = [np.shape(state[name]) for name in _STATE[:4] if name in state]
-        if not sizes or len(sizes[0]) != 1:
-            return super().load_state_dict(state, strict)
-        grown = self._grown(sizes[0][0])
-        result = grown.load_state_dict(state, strict)
-        self._become(grown)
-        return result
-
-    load_state_dict.__doc__ = Layer.load_state_dict.__doc__
-
-    def _grown(self, num_features: int) -> Layer:
-        grown = self._becomes.__new__(self._becomes)
-        grown.__dict__.update(self.__dict__)
-        grown._allocate(num_features, *(a is not None for a in (self.weight, self.bias, self.running_mean)))
-        return grown
-
-    def _become(self, grown: Layer) -> None:
-        self.__dict__ = grown.__dict__
-        self.__class__ = type(grown)  # type: ignore[assignment]

@@ -106,7 +106,7 @@ def train(x: Array, y: Array, pack: Array, axes: Axes, eps: float, momentum: flo
     statistics = moments(x, axes)
     pack[MEAN], pack[M2] = statistics[MEAN], statistics[M2]
     _backend().finish(pack, float(axes.per_channel), eps, momentum, ddof)
-    normalize(x, y, pack[:5], axes)
+    normalize(x, y, pack, axes)
 
 
 def backward_reduce(dy: Array, x: Array, pack: Array, axes: Axes) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy.typing as npt
 
-from ._layer import Layer, LazyLayer
+from ._layer import Layer
+from ._lazy_layer import LazyLayer
 
 _INTRO = """Batch normalization over {what}.
 

@@ -28,6 +28,7 @@ STOREYS = {
     "numbabn.functional": 3,
     "numbabn._moments": 3,
     "numbabn._layer": 4,
+    "numbabn._lazy_layer": 4,
     "numbabn._state": 3,
     "numbabn._steps": 3,
     "numbabn._arrays": 2,
@@ -42,7 +43,7 @@ STOREYS = {
 BACKENDS = 1
 # Who knows the compiler; the info command does, to report on it.
 COMPILER = {"numba", "llvmlite"}
-KNOW_THE_COMPILER = {"numbabn._compile", "numbabn._cpu.intrinsics", "numbabn._info"}
+KNOW_THE_COMPILER = {"numbabn._compile", "numbabn._cpu.intrinsics"}
 INSTALLED_WITH_US = {"numpy", *COMPILER}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._compile import In, Out, Pack, threads_for
 from .._geometry import Geometry
-from . import fused, pointwise, reduce_first, reduce_last
+from . import fused, pointwise, pointwise_first, pointwise_last, reduce_first, reduce_last
 
 # Bytes of all operands from which on no cache keeps a result for its reader, which is then written past them, unless an
 # input has just brought in its lines. On a machine that keeps about 64 MB, streamed stores took 1.1 times as long as
@@ -32,7 +32,9 @@ def normalize(x: In, y: Out, pack: Pack, geometry: Geometry) -> None:
 def infer(x: In, y: Out, pack: Pack, geometry: Geometry, eps: float) -> None:
     """y from x, MEAN, WEIGHT, BIAS and the variance that stands in the place of INVSTD, which is written over it."""
     streamed = 2 * y.nbytes >= _STREAM and not np.may_share_memory(y, x)
-    kernel = pointwise.normalize_channels_last if geometry.channels_last else pointwise.normalize_channels_first
+    kernel = (
+        pointwise_last.normalize_channels_last if geometry.channels_last else pointwise_first.normalize_channels_first
+    )
     kernel(threads_for(geometry.size), x, y, pack, geometry.grid, eps, streamed)
 
 
@@ -47,7 +49,7 @@ def backward_elemt(dy: In, x: In, dx: Out, pack: Pack, geometry: Geometry, count
     """dx from dy, x, MEAN, INVSTD, WEIGHT and the two sums over `count` elements a channel."""
     last = geometry.channels_last
     streamed = 3 * dx.nbytes >= _STREAM and not (np.may_share_memory(dx, dy) or np.may_share_memory(dx, x))
-    kernel = pointwise.backward_elemt_channels_last if last else pointwise.backward_elemt_channels_first
+    kernel = pointwise_last.backward_elemt_channels_last if last else pointwise_first.backward_elemt_channels_first
     kernel(threads_for(geometry.size), dy, x, dx, pack, geometry.grid, count, streamed)
 
 

@@ -12,17 +12,9 @@ from .._compile import Grid, In, Out, Pack, inner, kernel, prange, row
 from .._geometry import INVSTD, M2, MEAN, RUNNING_MEAN, RUNNING_VAR, SUM_DY, SUM_DY_XMU
 from .._scalar import blend as _blend
 from .partition import row_parts
-from .pointwise import (
-    gradient_coefficients,
-    gradient_cut,
-    gradient_planes,
-    invstd,
-    normalize_coefficients,
-    normalize_cut,
-    normalize_planes,
-    row_cuts,
-    row_size,
-)
+from .pointwise import gradient_coefficients, invstd, normalize_coefficients, row_size
+from .pointwise_first import gradient_planes, normalize_planes
+from .pointwise_last import gradient_cut, normalize_cut, row_cuts
 from .reduce_first import channel_dots, channel_moments
 from .reduce_last import PANEL, add_panel, dots_item, merge_panel, moments_item, n_panels
 

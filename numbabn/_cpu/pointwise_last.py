@@ -1,0 +1,152 @@
+"""Element by element where channels lie next to each other in rows, (N, C) and NHWC: y from x, dx from dy and x."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .._compile import Grid, In, Out, Pack, inner, kernel, prange, row
+from .intrinsics import fence, fma, lanes, load, load_part, splat, store_part, until_aligned
+from .pointwise import SPAN, gradient_coefficients, invert_all, normalize_coefficients, put, row_size, slope
+
+
+@inner
+def normalize_cycle(x, y, table, k, m, n, width, streamed):
+    """n contiguous elements, from x[k:] to y[m:], channels 0 to `width` again and again."""
+    step = lanes(x)
+    size = row_size(x, width)
+    zero = splat(x, 0.0)
+    stop = k + n
+    c = 0
+    r = min(n, until_aligned(y, m))
+    if r > 0:
+        v = load_part(x, k, r, zero) - load(table, c)
+        store_part(y, m, fma(v, load(table, size + c), load(table, 2 * size + c)), r)
+        k += r
+        m += r
+        c = r % width
+    ahead = step % width
+    while k + step <= stop:
+        v = load(x, k) - load(table, c)
+        put(y, m, fma(v, load(table, size + c), load(table, 2 * size + c)), streamed)
+        k += step
+        m += step
+        c += ahead
+        if c >= width:
+            c -= width
+    if k < stop:
+        v = load_part(x, k, stop - k, zero) - load(table, c)
+        store_part(y, m, fma(v, load(table, size + c), load(table, 2 * size + c)), stop - k)
+
+
+@inner
+def normalize_rows(x, y, table, k, x_stride, m, y_stride, n_rows, width, streamed):
+    """Rows of `width` channels, without gaps as one run."""
+    if x_stride == width and y_stride == width:
+        normalize_cycle(x, y, table, k, m, n_rows * width, width, streamed)
+    else:
+        for r in range(n_rows):
+            normalize_cycle(x, y, table, k + r * x_stride, m + r * y_stride, width, width, streamed)
+
+
+@inner
+def row_cuts(n_rows, n_channels):
+    return max(1, min(n_rows, n_rows * n_channels // SPAN))
+
+
+@inner
+def normalize_cut(x, y, table, x0, xo, y0, yo, n_rows, n_channels, cut, cuts, streamed):
+    """One of the cuts of all rows."""
+    first = n_rows * cut // cuts
+    n = n_rows * (cut + 1) // cuts - first
+    normalize_rows(x, y, table, x0 + first * xo, xo, y0 + first * yo, yo, n, n_channels, streamed)
+    if streamed:
+        fence()
+
+
+@kernel
+def normalize_channels_last(x: In, y: Out, pack: Pack, grid: Grid, eps: float, streamed: bool) -> None:
+    """y = (x - mean) * invstd * weight + bias; moves 2 elements' bytes an element."""
+    n_outer, n_channels, n_inner = row(grid, 0)
+    x0, xo, xc = row(grid, 1)
+    y0, yo, yc = row(grid, 2)
+    invert_all(pack, eps)
+    table = np.empty(3 * row_size(x, n_channels), x.dtype)
+    normalize_coefficients(x, pack, 0, n_channels, table)
+    cuts = row_cuts(n_outer, n_channels)
+    for index in prange(cuts):
+        normalize_cut(x, y, table, x0, xo, y0, yo, n_outer, n_channels, np.int64(index), cuts, streamed)
+
+
+@inner
+def gradient_at(table, c, size, g, v):
+    """dx of one vector of dy and x that starts at channel c."""
+    x_high, g_high, r = load(table, c), load(table, size + c), load(table, 2 * size + c)
+    return slope(
+        g, v, x_high, g_high, r, load(table, 3 * size + c), load(table, 4 * size + c), load(table, 5 * size + c)
+    )
+
+
+@inner
+def gradient_cycle(dy, x, dx, table, g, k, m, n, width, streamed):
+    """n contiguous elements, from dy[g:] and x[k:] to dx[m:], channels 0 to `width` again and again."""
+    step = lanes(x)
+    size = row_size(x, width)
+    zero = splat(x, 0.0)
+    stop = k + n
+    c = 0
+    r = min(n, until_aligned(dx, m))
+    if r > 0:
+        store_part(dx, m, gradient_at(table, c, size, load_part(dy, g, r, zero), load_part(x, k, r, zero)), r)
+        g += r
+        k += r
+        m += r
+        c = r % width
+    ahead = step % width
+    while k + step <= stop:
+        put(dx, m, gradient_at(table, c, size, load(dy, g), load(x, k)), streamed)
+        g += step
+        k += step
+        m += step
+        c += ahead
+        if c >= width:
+            c -= width
+    if k < stop:
+        r = stop - k
+        store_part(dx, m, gradient_at(table, c, size, load_part(dy, g, r, zero), load_part(x, k, r, zero)), r)
+
+
+@inner
+def gradient_rows(dy, x, dx, table, g, g_stride, k, x_stride, m, d_stride, n_rows, width, streamed):
+    """Rows of `width` channels, without gaps as one run."""
+    if g_stride == width and x_stride == width and d_stride == width:
+        gradient_cycle(dy, x, dx, table, g, k, m, n_rows * width, width, streamed)
+    else:
+        for r in range(n_rows):
+            gradient_cycle(
+                dy, x, dx, table, g + r * g_stride, k + r * x_stride, m + r * d_stride, width, width, streamed
+            )
+
+
+@inner
+def gradient_cut(dy, x, dx, table, g0, go, x0, xo, d0, do, n_rows, n_channels, cut, cuts, streamed):
+    """One of the cuts of all rows."""
+    first = n_rows * cut // cuts
+    n = n_rows * (cut + 1) // cuts - first
+    g, k, m = g0 + first * go, x0 + first * xo, d0 + first * do
+    gradient_rows(dy, x, dx, table, g, go, k, xo, m, do, n, n_channels, streamed)
+    if streamed:
+        fence()
+
+
+@kernel
+def backward_elemt_channels_last(dy: In, x: In, dx: Out, pack: Pack, grid: Grid, count: float, streamed: bool) -> None:
+    """dx from dy, x and the two sums over `count` elements a channel; moves 3 elements' bytes an element."""
+    n_outer, n_channels, n_inner = row(grid, 0)
+    g0, go, gc = row(grid, 1)
+    x0, xo, xc = row(grid, 2)
+    d0, do, dc = row(grid, 3)
+    table = np.empty(6 * row_size(x, n_channels), x.dtype)
+    gradient_coefficients(x, pack, 0, n_channels, count, table)
+    cuts = row_cuts(n_outer, n_channels)
+    for index in prange(cuts):
+        gradient_cut(dy, x, dx, table, g0, go, x0, xo, d0, do, n_outer, n_channels, np.int64(index), cuts, streamed)
