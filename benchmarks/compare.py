@@ -1,140 +1,111 @@
-"""Time numbabn beside PyTorch on the CPU, in one run: training forward, eval, backward; NCHW, NHWC and (N, C).
+"""Time numbabn beside its peers and beside a copy, in one run, and print a table.
 
-    python benchmarks/compare.py [--layout nchw nhwc nc] [--rounds N]
+    python benchmarks/compare.py
+    python benchmarks/compare.py --layout nchw --operation training eval --shape 32x64x56x56 --rounds 5
+    python benchmarks/compare.py --docs docs/_generated
 
-Both sides work on the same float32 arrays and write to reused outputs; PyTorch is also timed as users call it, and its
-better time counts. Contenders take turns in rounds: a pause that lets the other side's thread pool fall asleep, one
-untimed call, then timed ones. The table gives lower quartiles.
+All contenders work on the same arrays and take turns in rounds: where the side changes, a pause in which the other
+side's threads fall asleep; one untimed call; then timed calls for 10 ms. The table has lower quartiles. numbabn writes
+to a reused output (`us`), returns a new one (`default us`) and works in place; a peer's best way counts. `limit` is the
+fraction of the speed that the best copy of the same array allows, each operand moved once; ratios are the other's time
+over numbabn's. Small calls are timed 200 to a reading of the clock, layers with them.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import re
 import sys
-import time
-from collections.abc import Callable
-from typing import Any
+from importlib.util import find_spec
+from pathlib import Path
 
-import numpy as np
-
-import numbabn as nb
-
-SHAPES: dict[str, list[tuple[int, ...]]] = {
-    "nchw": [
-        (32, 64, 56, 56),
-        (32, 256, 14, 14),
-        (128, 64, 32, 32),
-        (20, 120, 55, 65),
-        (8, 64, 112, 112),
-        (32, 512, 7, 7),
-        (32, 64),
-    ],
-    "nc": [(4096, 1024), (256, 1024), (8192, 128), (100_000, 16), (512, 4096)],
-}
-SHAPES["nhwc"] = SHAPES["nchw"][:-1]
-OPERATIONS = ("training", "eval", "backward")
-BYTES = {"training": 8, "eval": 8, "backward": 12}  # per float32 element, each array moved once
-
-Call = Callable[[], Any]
-
-
-def ours(x: Any, dy: Any, out: Any) -> dict[str, list[Call]]:
-    """numbabn's calls, outputs reused."""
-    c = x.shape[1]
-    weight, bias, mean, var = (np.full(c, value, np.float32) for value in (1, 0, 0, 1))
-    _, save_mean, save_invstd = nb.batch_norm_forward(x, training=True)
-    return {
-        "training": [lambda: nb.batch_norm(x, mean, var, weight, bias, True, out=out)],
-        "eval": [lambda: nb.batch_norm(x, mean, var, weight, bias, out=out)],
-        "backward": [lambda: nb.batch_norm_backward(dy, x, weight, save_mean, save_invstd, out=out)],
-    }
-
-
-def torchs(x: Any, dy: Any, out: Any) -> dict[str, list[Call]]:
-    """PyTorch's calls: preallocated, then as users write them."""
-    import torch
-
-    torch.set_grad_enabled(False)
-    norm, gradient = torch.ops.aten.native_batch_norm, torch.ops.aten.native_batch_norm_backward
-    tx, tdy, tout = (torch.from_numpy(a) for a in (x, dy, out))
-    c = x.shape[1]
-    weight, bias, mean, var = torch.ones(c), torch.zeros(c), torch.zeros(c), torch.ones(c)
-    save_mean, save_invstd, dw, db, none = (torch.empty(n) for n in (c, c, c, c, 0))
-    rest = (tdy, tx, weight, mean, var, *norm(tx, weight, bias, mean, var, True, 0.1, 1e-5)[1:], True, 1e-5, [True] * 3)
-
-    def forward(training: bool) -> list[Call]:
-        saves = (save_mean, save_invstd) if training else (none, none)
-        args = (tx, weight, bias, mean, var, training, 0.1, 1e-5)
-        return [
-            lambda: norm.out(*args, out=tout, save_mean=saves[0], save_invstd=saves[1]),
-            lambda: torch.nn.functional.batch_norm(tx, mean, var, weight, bias, training),
-        ]
-
-    return {
-        "training": forward(True),
-        "eval": forward(False),
-        "backward": [lambda: gradient.out(*rest, out0=tout, out1=dw, out2=db), lambda: gradient(*rest)],
-    }
-
-
-def measure(calls: list[Call], rounds: int) -> list[float]:
-    """Lower quartile of each call's time, in seconds, the calls taking turns."""
-    times: list[list[float]] = [[] for _ in calls]
-    for _ in range(rounds):
-        for call, mine in zip(calls, times, strict=True):
-            time.sleep(0.02)
-            call()
-            budget = time.perf_counter() + 0.01
-            while True:
-                start = time.perf_counter()
-                call()
-                end = time.perf_counter()
-                mine.append(end - start)
-                if end > budget:
-                    break
-    return [statistics.quantiles(mine, n=4)[0] for mine in times]
-
-
-def arrays(shape: tuple[int, ...], layout: str) -> list[Any]:
-    """x, dy and out of this shape, in memory order NHWC where asked for."""
-    rng = np.random.default_rng(0)
-    made = [rng.standard_normal(shape, dtype=np.float32) for _ in range(3)]
-    if layout == "nhwc":
-        made = [np.ascontiguousarray(a.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) for a in made]
-    return made
+from benchmarks.beside import figure, machine, pages, peers, report, rows, run
+from benchmarks.beside.batch import Case
+from benchmarks.beside.grid import OPERATIONS, SHAPES, Shape, cases
 
 
 def main() -> int:
-    """Print a row for each shape and operation, and the geometric means."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layout", nargs="+", choices=sorted(SHAPES), default=["nchw", "nhwc", "nc"])
-    parser.add_argument("--rounds", type=int, default=10)
+    """Measure, print, write what was asked for."""
+    parser = _parser()
     options = parser.parse_args()
     try:
-        import torch
-    except ImportError:
-        print("compare.py needs PyTorch: pip install torch", file=sys.stderr)
-        return 1
-    print(f"numbabn {nb.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads")
-    for layout in options.layout:
-        ratios: dict[str, list[float]] = {name: [] for name in OPERATIONS}
-        for shape in SHAPES[layout]:
-            given = arrays(shape, layout)
-            mine, theirs = ours(*given), torchs(*given)
-            for name in OPERATIONS:
-                a, *b = measure(mine[name] + theirs[name], options.rounds)
-                rate = BYTES[name] * given[0].size / a / 1e9
-                if len(shape) > 2 or layout == "nc":
-                    ratios[name].append(min(b) / a)
-                print(
-                    f"{layout:5}{shape!s:20}{name:10}{a * 1e6:9.0f} us {rate:5.1f} GB/s   torch "
-                    f"{b[0] * 1e6:8.0f} /{b[1] * 1e6:8.0f} us   {min(b) / a:5.2f} x",
-                    flush=True,
-                )
-        means = ", ".join(f"{name} {statistics.geometric_mean(ratios[name]):.2f} x" for name in OPERATIONS)
-        print(f"{layout:5}geometric means: {means}")
+        sides = peers.chosen(options.peers) if options.peers is not None else peers.installed()
+        grid = _grid(options)
+        _check_tools(options)
+        _check_folders(options)
+    except ValueError as error:
+        parser.error(str(error))
+    results = list(run.grid(grid, options.operation, sides, options.rounds))
+    table = rows.rows(results)
+    lines = [report.cells(row) for row in table]
+    print(machine.sentence(sides))
+    print(report.text(report.HEADS, lines))
+    print("\nGeometric mean and least over the shapes")
+    print(report.text(report.MEAN_HEADS, [report.mean_cells(summary) for summary in rows.summaries(table)]))
+    if options.json:
+        settings = {"rounds": options.rounds, "peers": sides}
+        report.write_json(options.json, machine.facts(sides) | {"settings": settings}, results, table)
+    if options.csv:
+        report.write_csv(options.csv, report.HEADS, lines)
+    if options.plot:
+        figure.draw(table, options.plot)
+    if options.docs:
+        pages.write(options.docs, table, sides)
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", metavar="A,B", help=f"of {', '.join(peers.PEERS)}; default: all that are installed")
+    parser.add_argument("--layout", nargs="+", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--operation", nargs="+", choices=OPERATIONS, default=list(OPERATIONS))
+    parser.add_argument(
+        "--shape", nargs="+", type=_shape, default=[], metavar="NxCxHxW", help="instead of the grid; channels second"
+    )
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    parser.add_argument("--rounds", type=_positive, default=10)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="all quartiles, machine and versions")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="the table")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="the figure: .png, .svg, .pdf")
+    parser.add_argument("--docs", type=Path, metavar="FOLDER", help="all that the performance page shows")
+    return parser
+
+
+def _shape(text: str) -> Shape:
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no shape: expected two extents or more, such as 32x64x56x56")
+    shape = tuple(map(int, text.split("x")))
+    if Case("", shape).size == shape[1]:
+        raise argparse.ArgumentTypeError(f"{text!r} has one value a channel: training needs more")
+    return shape
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of rounds: expected 1 or more")
+    return int(text)
+
+
+def _grid(options: argparse.Namespace) -> list[Case]:
+    found = cases(options.layout, options.shape, options.dtype)
+    used = {case.shape for case in found}
+    for shape in options.shape:
+        if shape not in used:
+            raise ValueError(f"shape {'x'.join(map(str, shape))} fits none of the layouts {', '.join(options.layout)}")
+    return found
+
+
+def _check_tools(options: argparse.Namespace) -> None:
+    needed = ["tqdm", *(["matplotlib"] if options.plot or options.docs else [])]
+    missing = [name for name in needed if not find_spec(name)]
+    if missing:
+        raise ValueError(f"not installed: {', '.join(missing)}; try: pip install {' '.join(missing)}")
+
+
+def _check_folders(options: argparse.Namespace) -> None:
+    for path in filter(None, (options.json, options.csv, options.plot)):
+        if not path.parent.is_dir():
+            raise ValueError(f"there is no folder {path.parent} to write {path.name} to")
 
 
 if __name__ == "__main__":

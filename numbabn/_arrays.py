@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.exceptions import TooHardError
 
+from ._recycle import empty_like
+
 Array = npt.NDArray[Any]
 
 SUPPORTED = frozenset("fd")  # dtype characters, either byte order: float32, float64
@@ -15,25 +17,32 @@ _OVERLAP_WORK = 1000  # candidate solutions np.shares_memory may try; undecided 
 
 
 def adopt(name: str, value: Any) -> Array:
-    """The ndarray in `value`: itself, a view of a subclass, or a list converted.
+    """The ndarray in `value`: itself, a view of a subclass, or a list converted; any dtype.
 
     Raises
     ------
     TypeError
-        For masked arrays and for dtypes that are not supported.
+        For masked arrays.
     """
     if type(value) is not np.ndarray:
         if isinstance(value, np.ma.MaskedArray):
             raise TypeError(f"{name} is a masked array, whose mask would be lost: fill or drop the masked values first")
         value = np.asarray(value)
-    if value.dtype.char not in SUPPORTED:
-        raise TypeError(f"{name} has dtype {value.dtype}, expected float32 or float64: use {name}.astype('float32')")
     return value  # type: ignore[no-any-return]
+
+
+def require_supported(name: str, dtype: np.dtype[Any]) -> None:
+    """Refuse dtypes that no kernel takes."""
+    if dtype.char not in SUPPORTED:
+        raise TypeError(f"{name} has dtype {dtype}, expected float32 or float64: use {name}.astype('float32')")
 
 
 def adopt_like(name: str, value: Any, x: Array, x_name: str) -> Array:
     """A second array operand: x's shape and, byte order apart, x's dtype."""
     array = adopt(name, value)
+    if array.dtype is x.dtype and array.shape == x.shape:
+        return array
+    require_supported(name, array.dtype)
     if array.shape != x.shape:
         raise ValueError(f"{name} has shape {array.shape}, expected the shape of {x_name}, {x.shape}")
     if array.dtype.char != x.dtype.char:
@@ -46,6 +55,7 @@ def parameter(name: str, value: Any, shape: tuple[int, ...]) -> Array:
     if type(value) is np.ndarray and value.shape == shape and value.dtype.char in SUPPORTED:
         return value
     array = adopt(name, value)
+    require_supported(name, array.dtype)
     if array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}, expected {shape}, one value for each channel")
     return array
@@ -66,36 +76,54 @@ def output(out: Any, like: Array, *same: tuple[str, Array | None]) -> Array:
     `out` may be one of `same`, element for element, and overlaps none of them otherwise.
     """
     if out is None:
-        return np.empty_like(like, order="K", subok=False)
+        return empty_like(like)
+    array: Array = out
+    if not (  # one look at what nearly always fits
+        type(out) is np.ndarray and out.shape == like.shape and out.dtype is like.dtype and out.flags.carray
+    ):
+        array = _fitting(out, like)
+    for name, other in same:
+        if other is None or other is array or are_apart(array, other):
+            continue
+        if np.may_share_memory(array, other) and not is_same(array, other):
+            require_apart(array, name, other)
+    return array
+
+
+def _fitting(out: Any, like: Array) -> Array:
+    """`out` as an ndarray, if a result of `like`'s shape and dtype can be written to it."""
     if type(out) is not np.ndarray and (not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray)):
         raise TypeError(f"out must be an ndarray, got {type(out).__name__}")
     if out.shape != like.shape:
         raise ValueError(f"out has shape {out.shape}, expected {like.shape}")
     if out.dtype != like.dtype:
         raise TypeError(f"out has dtype {out.dtype}, expected {like.dtype}")
-    flags = out.flags
-    if not flags.writeable:
+    if not out.flags.writeable:
         raise ValueError("out is read-only, expected a writable array")
-    array = out if type(out) is np.ndarray else np.asarray(out)
-    if not flags.c_contiguous and _overlaps_itself(array):
+    array = np.asarray(out)
+    if not array.flags.c_contiguous and _overlaps_itself(array):
         raise ValueError(f"out overlaps itself: shape {out.shape}, strides {out.strides}")
-    for name, other in same:
-        if other is None or other is array or (array.base is None and other.base is None):
-            continue  # arrays that own their memory are apart
-        if np.may_share_memory(array, other) and not is_same(array, other):
-            require_apart(array, name, other)
     return array
 
 
 def require_apart(out: Array, name: str, other: Array) -> None:
     """Refuse an `out` that shares memory with another argument."""
-    if _overlaps(out, other):
+    if not are_apart(out, other) and _overlaps(out, other):
         raise ValueError(f"out overlaps {name}; it must be apart from it or the very same elements as x or dy")
 
 
 def _require_writable(name: str, array: Array) -> None:
     if not array.flags.writeable:
         raise ValueError(f"{name} is read-only, expected a writable array")
+
+
+def are_apart(a: Array, b: Array) -> bool:
+    """Whether two arrays, or those that they are views of, own their memory each: known at sight, for most arrays."""
+    of_a = a if a.base is None else a.base
+    of_b = b if b.base is None else b.base
+    if of_a is of_b:
+        return False
+    return type(of_a) is np.ndarray and type(of_b) is np.ndarray and of_a.base is None and of_b.base is None
 
 
 def is_same(a: Array, b: Array) -> bool:

@@ -10,7 +10,7 @@ import pickle
 import sys
 import types as pytypes
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -32,7 +32,10 @@ from ._forks import hold
 # What a kernel's parameters may be; the annotation alone gives the compiled signature.
 In: TypeAlias = npt.NDArray[Any]  # flat array, read only: read-only and writable callers share one compilation
 Out: TypeAlias = npt.NDArray[Any]  # flat array, written
-Pack: TypeAlias = npt.NDArray[Any]  # float64 (rows, C)
+Row: TypeAlias = npt.NDArray[Any]  # a number for each channel, in the flat arrays' dtype or all in float64, read only
+OutRow: TypeAlias = npt.NDArray[Any]  # the same, written
+WideRow: TypeAlias = npt.NDArray[Any]  # a float64 number for each channel, read only
+Table: TypeAlias = npt.NDArray[Any]  # float64 (rows, C), read and written
 Grid: TypeAlias = npt.NDArray[Any]  # int64 (1 + operands, 3): extents, then each operand's offset and strides
 
 _DTYPES = {"f": types.float32, "d": types.float64}
@@ -61,40 +64,47 @@ kernels: list[kernel] = []  # all that are loaded
 
 
 class kernel:  # noqa: N801 - a decorator
-    """One body, four cached functions: float32 and float64, serial and parallel, each with one explicit signature.
+    """One body, a few cached functions: by dtypes, serial and parallel, each with one explicit signature.
 
     Numba keys its cache by the defining file and the signature. A name of its own for each twin, with a hash of all
     kernel sources in it, keeps twins apart, drops code whose helpers changed, and makes racing processes write the
     same content.
     """
 
-    def __init__(self, function: Callable[..., None]) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-        self._twins: dict[tuple[str, bool], Callable[..., None]] = {}
+        self._serial: dict[str, Callable[..., Any]] = {}  # by dtype character
+        self._parallel: dict[str, Callable[..., Any]] = {}
         kernels.append(self)
 
-    def __call__(self, threads: int, x: In, *args: Any) -> None:
-        parallel = threads > 1
-        twin = self._twins.get((x.dtype.char, parallel)) or self.compiled(x.dtype.char, parallel)
-        if parallel and current().threads is not None:
-            _run(twin, threads, x, *args)
-        else:
-            twin(x, *args)
+    def on(self, threads: int, x: In, row: Row | None = None) -> Callable[..., Any]:
+        """What to call with x, a row and the rest: the twin for their dtypes and that many threads."""
+        chars = x.dtype.char if row is None else x.dtype.char + row.dtype.char
+        if threads == 1:
+            return self._serial.get(chars) or self.compiled(chars, False)
+        twin = self._parallel.get(chars) or self.compiled(chars, True)
+        return twin if current().threads is None else partial(_run, twin, threads)
 
-    def compiled(self, char: str, parallel: bool) -> Callable[..., None]:
-        """Twin for a dtype character, loaded from the cache or compiled on first use."""
+    def compiled(self, chars: str, parallel: bool) -> Callable[..., Any]:
+        """Twin for dtype characters, of flat arrays and of rows, loaded from the cache or compiled on first use."""
+        twins = self._parallel if parallel else self._serial
         with global_compiler_lock:
-            if (char, parallel) not in self._twins:
-                self._twins[char, parallel] = self._compile(char, parallel)
-            return self._twins[char, parallel]
+            if chars not in twins:
+                twins[chars] = self._compile(chars, parallel)
+            return twins[chars]
 
     def twins(self, chars: Iterable[str]) -> Iterator[tuple[str, bool]]:
-        """Dtype character and parallel of each twin that calls with arrays of these dtypes ask for."""
-        first = next(iter(inspect.signature(self.function).parameters.values()))
-        for char in "d" if first.annotation == "Pack" else chars:
-            yield char, False
+        """Dtype characters and parallel of each twin that calls with arrays of these dtypes ask for."""
+        kinds = {p.annotation for p in inspect.signature(self.function).parameters.values()}
+        rows = bool(kinds & {"Row", "OutRow"})
+        if not kinds & {"In", "Out"}:
+            found = list(chars) if rows else ["d"]
+        else:
+            found = [char + row for char in chars for row in (sorted({char, "d"}) if rows else [""])]
+        for twin in found:
+            yield twin, False
             if "prange" in self.function.__code__.co_names:
-                yield char, True
+                yield twin, True
 
     def place(self) -> Path:
         """Folder where its twins are kept; RuntimeError says why there is none."""
@@ -104,13 +114,15 @@ class kernel:  # noqa: N801 - a decorator
             raise RuntimeError("switched off by NUMBABN_CACHE")
         return Path(FunctionCache(self.function).cache_path)
 
-    def _compile(self, char: str, parallel: bool) -> Callable[..., None]:
+    def _compile(self, chars: str, parallel: bool) -> Callable[..., Any]:
         if numba.config.DISABLE_JIT:
             return self.function
         body = self.function
-        name = f"{body.__name__}_{_DTYPES[char]}_{'parallel' if parallel else 'serial'}_{salt}"
+        name = (
+            f"{body.__name__}_{'_'.join(str(_DTYPES[c]) for c in chars)}_{'parallel' if parallel else 'serial'}_{salt}"
+        )
         options = {**_OPTIONS, "parallel": parallel}
-        signature = self._signature(_DTYPES[char])
+        signature = self._signature(_DTYPES[chars[0]], _DTYPES[chars[-1]])
         if current().cache:
             try:
                 return numba.njit(signature, cache=True, **options)(_copy(body, name))  # type: ignore[no-any-return]
@@ -118,11 +130,14 @@ class kernel:  # noqa: N801 - a decorator
                 pass  # nowhere to keep it: compile for this process alone
         return numba.njit(signature, **options)(_copy(body, name))  # type: ignore[no-any-return]
 
-    def _signature(self, dtype: Any) -> Any:
+    def _signature(self, dtype: Any, row_dtype: Any) -> Any:
         kinds = {
             "In": types.Array(dtype, 1, "C", readonly=True),
             "Out": types.Array(dtype, 1, "C"),
-            "Pack": types.Array(types.float64, 2, "C"),
+            "Row": types.Array(row_dtype, 1, "C", readonly=True),
+            "OutRow": types.Array(row_dtype, 1, "C"),
+            "WideRow": types.Array(types.float64, 1, "C", readonly=True),
+            "Table": types.Array(types.float64, 2, "C"),
             "Grid": types.Array(types.int64, 2, "C"),
             "float": types.float64,
             "int": types.int64,
@@ -171,7 +186,7 @@ def cuda() -> Any:
     return importlib.import_module("numba.cuda")
 
 
-def _run(twin: Callable[..., None], threads: int, *args: Any) -> None:
+def _run(twin: Callable[..., Any], threads: int, *args: Any) -> None:
     """Call a parallel twin on `threads` threads and leave the thread's own number as it was."""
     before = numba.get_num_threads()
     if threads == before:
@@ -184,7 +199,7 @@ def _run(twin: Callable[..., None], threads: int, *args: Any) -> None:
         numba.set_num_threads(before)
 
 
-def _copy(function: Callable[..., None], name: str) -> Any:
+def _copy(function: Callable[..., Any], name: str) -> Any:
     code, scope = function.__code__, function.__globals__
     twin = pytypes.FunctionType(code, scope, name)
     twin.__qualname__ = name

@@ -1,4 +1,4 @@
-"""What the layout finds and the loops walk: a frame of flat arrays, and the rows of a pack."""
+"""What the layout finds and the loops walk: a frame of flat arrays; and the rows of what loops find out."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
-# Rows of a pack, the float64 (rows, C) array that carries every per-channel number to and from a kernel.
-MEAN, INVSTD, WEIGHT, BIAS, M2, RUNNING_MEAN, RUNNING_VAR = range(7)
-SUM_DY, SUM_DY_XMU = BIAS, M2  # a backward has no use for the bias and M2
+MEAN, INVSTD, M2 = range(3)  # rows of the statistics, float64 (3, C), that kernels write
+SUM_DY, SUM_DY_XMU = range(2)  # rows of the sums, float64 (2, C), of a backward
 
 
 class Geometry(NamedTuple):

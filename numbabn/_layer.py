@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from . import _state
 from ._arrays import SUPPORTED, is_same
-from ._layout import channel_axes
+from ._layout import kept_axes
 from ._moments import require_eps
-from .functional import batch_norm_backward, batch_norm_forward
+from .functional import batch_norm, batch_norm_backward, batch_norm_forward
 
 Array = npt.NDArray[Any]
 _L = TypeVar("_L", bound="Layer")
@@ -104,24 +104,14 @@ class Layer:
         batch = learning or (self.running_mean is None and self.running_var is None)
         learn = learning and self.track_running_stats
         mean, var = (self.running_mean, self.running_var) if learn or not batch else (None, None)
-        y, save_mean, save_invstd = batch_norm_forward(
-            x,
-            mean,
-            var,
-            self.weight,
-            self.bias,
-            batch,
-            self._factor() if learn else 0.0,
-            self.eps,
-            axis=self.axis,
-            running_ddof=self.running_ddof,
-            out=out,
-        )
+        given = x, mean, var, self.weight, self.bias, batch, self._factor() if learn else 0.0, self.eps
+        if not self.training:
+            return batch_norm(*given, axis=self.axis, out=out)
+        y, *saved = batch_norm_forward(*given, axis=self.axis, running_ddof=self.running_ddof, out=out)
         if learn and x.size and self.num_batches_tracked is not None:
-            self.num_batches_tracked[...] += 1
-        if self.training:
-            destroyed = out is not None and is_same(out, x)
-            self._saved = (None if destroyed else x, save_mean, save_invstd, batch)
+            self.num_batches_tracked[()] = self.num_batches_tracked.item() + 1
+        destroyed = out is not None and is_same(out, x)
+        self._saved = (None if destroyed else x, *saved, batch)
         return y
 
     def backward(self, dy: npt.ArrayLike, out: Array | None = None) -> Array:
@@ -347,9 +337,10 @@ class Layer:
         if self._ranks and x.ndim not in self._ranks:
             ranks = " or ".join(f"{n}-D" for n in self._ranks)
             raise ValueError(f"{type(self).__name__} expected {ranks} input, got {x.ndim}-D input of shape {x.shape}")
-        found = channel_axes(x.shape, self.axis).kept_shape
+        shape = x.shape
+        found = tuple([shape[a] for a in kept_axes(shape, self.axis)])
         if found != (self.num_features if isinstance(self.num_features, tuple) else (self.num_features,)):
             raise ValueError(
                 f"{type(self).__name__} expected {self.num_features} channels on axis {self.axis}, got "
-                f"{found[0] if len(found) == 1 else found} in input of shape {x.shape}"
+                f"{found[0] if len(found) == 1 else found} in input of shape {shape}"
             )

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.exceptions import AxisError
 
+from ._arrays import require_supported
 from ._geometry import Geometry
 
 Array = npt.NDArray[Any]
@@ -18,13 +19,19 @@ Array = npt.NDArray[Any]
 SLAB = 1 << 18  # elements copied at a time where strides fit no frame: 1 MB of float32
 
 
-class Axes(NamedTuple):
-    """The channel axes of a shape: which are kept, what they hold and how much is reduced."""
+class Layout(NamedTuple):
+    """How an array lies, and which of its axes keep their statistics apart: all that a call needs to know of it."""
 
     kept: tuple[int, ...]
     kept_shape: tuple[int, ...]
+    row_shape: tuple[int, ...] | None  # the same if a flat row has it
     n_channels: int
-    per_channel: int
+    per_channel: int  # elements of one channel
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: np.dtype[Any]
+    frames: tuple[_Frame | None, ...]  # by the number of operands, if all lie like this one
+    plain: bool  # C order, native, not empty: what lies like this is flat as it is
 
 
 class Piece(NamedTuple):
@@ -35,17 +42,57 @@ class Piece(NamedTuple):
     channels: slice
 
 
+class _Frame(NamedTuple):
+    """Geometry of operands, and the run of each; no runs if all lie in C order without gaps."""
+
+    geometry: Geometry
+    runs: tuple[_Run, ...] | None
+
+
+MOST_OPERANDS = 3  # dy, x and dx
+
+
 @lru_cache(maxsize=4096)
-def channel_axes(shape: tuple[int, ...], axis: int | tuple[int, ...], name: str = "x") -> Axes:
-    """Normalise `axis`, the axis or axes of array `name` that keep their statistics apart.
+def layout(
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    dtype: np.dtype[Any],
+    axis: int | tuple[int, ...],
+    name: str = "x",
+) -> Layout:
+    """Layout of array `name`, whose statistics `axis`, an axis or several, keeps apart.
 
     Raises
     ------
+    TypeError
+        If the dtype is not supported.
     AxisError
         If an axis is out of range.
     ValueError
         If an axis is repeated or there are not two dimensions.
     """
+    require_supported(name, dtype)
+    kept = kept_axes(shape, axis, name)
+    kept_shape = tuple(shape[a] for a in kept)
+    count = math.prod(n for a, n in enumerate(shape) if a not in kept)
+    alike = tuple(_canonical(kept, shape, *(dtype, strides) * n) for n in range(1, MOST_OPERANDS + 1))
+    return Layout(
+        kept,
+        kept_shape,
+        kept_shape if len(kept_shape) == 1 else None,
+        math.prod(kept_shape),
+        count,
+        shape,
+        strides,
+        dtype,
+        (None, *alike),
+        alike[0] is not None and alike[0].runs is None,
+    )
+
+
+@lru_cache(maxsize=4096)
+def kept_axes(shape: tuple[int, ...], axis: int | tuple[int, ...], name: str = "x") -> tuple[int, ...]:
+    """The axes of array `name` that keep their statistics apart, in their order; errors as in `layout`."""
     ndim = len(shape)
     if ndim < 2:
         raise ValueError(f"{name} has shape {shape}, expected at least 2 dimensions")
@@ -56,33 +103,56 @@ def channel_axes(shape: tuple[int, ...], axis: int | tuple[int, ...], name: str 
     kept = tuple(sorted(a % ndim for a in axes))
     if len(set(kept)) != len(kept):
         raise ValueError(f"axis must not repeat an axis, got {axis} for {ndim} dimensions")
-    kept_shape = tuple(shape[a] for a in kept)
-    count = math.prod(n for a, n in enumerate(shape) if a not in kept)
-    return Axes(kept, kept_shape, math.prod(kept_shape), count)
+    return kept
 
 
-def pieces(axes: Axes, inputs: tuple[Array, ...], output: Array | None = None) -> Iterable[Piece]:
+def frame(layout: Layout, *operands: Array) -> tuple[list[Array], Geometry] | None:
+    """All operands flat, as they lie in memory, and their geometry; None if they are empty or no frame fits them.
+
+    `layout` is that of an array of their shape; where they all lie like it, everything is known already.
+    """
+    strides, dtype = layout.strides, layout.dtype
+    found = layout.frames[len(operands)]
+    for a in operands:
+        if not (a.strides == strides and a.dtype is dtype and a.flags.aligned):
+            found = _frame_of_others(layout, operands)
+            break
+    if found is None:
+        return None
+    geometry, runs = found
+    if runs is None:
+        return [a.ravel() for a in operands], geometry
+    return [_flat(a, run) for a, run in zip(operands, runs, strict=True)], geometry
+
+
+def _frame_of_others(layout: Layout, operands: tuple[Array, ...]) -> _Frame | None:
+    if not all(a.flags.aligned for a in operands):
+        return None
+    return _canonical(layout.kept, layout.shape, *(key for a in operands for key in (a.dtype, a.strides)))
+
+
+def pieces(layout: Layout, inputs: tuple[Array, ...], output: Array | None = None) -> Iterable[Piece]:
     """All of the operands, as they lie in memory where one frame fits them, else slab by slab through scratch.
 
     Operands have one shape. The consumer fills the last operand of a piece where an `output` is given.
     """
-    whole = frame(axes, *inputs) if output is None else frame(axes, *inputs, output)
+    whole = frame(layout, *inputs) if output is None else frame(layout, *inputs, output)
     if whole is not None:
-        return (whole,)
-    return _slab_pieces(axes, inputs, output) if inputs[0].size else ()
+        return (Piece(*whole, slice(0, layout.n_channels)),)
+    return _slab_pieces(layout, inputs, output) if inputs[0].size else ()
 
 
-def _slab_pieces(axes: Axes, inputs: tuple[Array, ...], output: Array | None) -> Iterator[Piece]:
+def _slab_pieces(layout: Layout, inputs: tuple[Array, ...], output: Array | None) -> Iterator[Piece]:
     operands = inputs if output is None else (*inputs, output)
-    order = _slab_order(axes.kept, operands[0].ndim)
+    order = _slab_order(layout.kept, operands[0].ndim)
     views = [a.transpose(order) for a in operands]
-    for index, channels in _slabs(views[0].shape, axes, order):
+    for index, channels in _slabs(views[0].shape, layout, order):
         blocks = [view[index] for view in views]
         scratch = [_native(block) for block in blocks[: len(inputs)]]
         if output is not None:
             scratch.append(np.empty_like(scratch[0]))
         n = channels.stop - channels.start
-        last = order[-1] in axes.kept
+        last = order[-1] in layout.kept
         rest = scratch[0].size // n
         geometry = _geometry(rest if last else 1, n, 1 if last else rest, last, len(operands))
         yield Piece([a.reshape(-1) for a in scratch], geometry, channels)
@@ -90,39 +160,18 @@ def _slab_pieces(axes: Axes, inputs: tuple[Array, ...], output: Array | None) ->
             np.copyto(blocks[-1], scratch[-1])
 
 
-def frame(axes: Axes, *operands: Array) -> Piece | None:
-    """The zero-copy piece that holds all operands, or None if they are empty or their strides or dtypes admit none."""
-    key: list[Any] = [axes.kept, operands[0].shape]
-    for a in operands:
-        if not a.flags.aligned:
-            return None
-        key += a.dtype, a.strides
-    found = _canonical(*key)
-    if found is None:
-        return None
-    geometry, runs, everything = found
-    if runs is None:
-        return Piece([a.reshape(-1) for a in operands], geometry, everything)
-    return Piece([_flat(a, run) for a, run in zip(operands, runs, strict=True)], geometry, everything)
-
-
 @lru_cache(maxsize=4096)
-def _canonical(
-    kept: tuple[int, ...], shape: tuple[int, ...], *layouts: Any
-) -> tuple[Geometry, tuple[_Run, ...] | None, slice] | None:
-    """Geometry and runs of operands with these dtypes and strides: at most (outer, channel, inner), unit inner stride.
-
-    No runs if all operands lie in C order without gaps.
-    """
+def _canonical(kept: tuple[int, ...], shape: tuple[int, ...], *layouts: Any) -> _Frame | None:
+    """Frame of operands with these dtypes and strides: at most (outer, channel, inner), unit inner stride."""
     dtypes, strides = layouts[::2], layouts[1::2]
     itemsize = dtypes[0].itemsize
     if 0 in shape or not all(d.isnative for d in dtypes) or any(s % itemsize for operand in strides for s in operand):
         return None
     steps = [tuple(s // itemsize for s in operand) for operand in strides]
-    kept_axes = [a for a in kept if shape[a] > 1]
+    channels = [a for a in kept if shape[a] > 1]
     reduced = [a for a in range(len(shape)) if a not in kept and shape[a] > 1]
     reduced.sort(key=lambda a: (steps[0][a] != 0, -abs(steps[0][a])))  # broadcast axes outermost
-    channel = _merged(kept_axes, shape, steps)
+    channel = _merged(channels, shape, steps)
     rest = _merged(reduced, shape, steps)
     if len(channel) > 1 or len(rest) > 2:
         return None
@@ -140,7 +189,7 @@ def _canonical(
         offset = -sum((n - 1) * s for n, s in zip(shape, operand, strict=True) if s < 0)
         geometry.grid[k + 1] = offset, outer[1][k], channel_steps[k]
     runs = tuple(_run(shape, s) for s in steps)
-    return geometry, None if all(run.is_c for run in runs) else runs, slice(0, n_channels)
+    return _Frame(geometry, None if all(run.is_c for run in runs) else runs)
 
 
 def _merged(axes: list[int], shape: tuple[int, ...], steps: list[tuple[int, ...]]) -> list[tuple[int, tuple[int, ...]]]:
@@ -179,9 +228,9 @@ def _run(shape: tuple[int, ...], steps: tuple[int, ...]) -> _Run:
 def _flat(array: Array, run: _Run) -> Array:
     """View an array as its run."""
     if run.is_c:
-        return array.reshape(-1)
+        return array.ravel()
     if run.order is not None:
-        return array.transpose(run.order).reshape(-1)
+        return array.transpose(run.order).ravel()
     ahead, step = array[run.forward], (array.itemsize,)
     return np.lib.stride_tricks.as_strided(ahead, (run.extent,), step, writeable=array.flags.writeable)
 
@@ -201,16 +250,18 @@ def _slab_order(kept: tuple[int, ...], ndim: int) -> tuple[int, ...]:
     return reduced + kept if ndim - 1 in kept else kept + reduced
 
 
-def _slabs(shape: tuple[int, ...], axes: Axes, order: tuple[int, ...]) -> Iterator[tuple[Any, slice]]:
+def _slabs(shape: tuple[int, ...], layout: Layout, order: tuple[int, ...]) -> Iterator[tuple[Any, slice]]:
     """Blocks of at most SLAB elements, each contiguous in the given order, with the channels they hold."""
     tails = [math.prod(shape[k:]) for k in range(len(shape) + 1)]
     cut = next(k for k in range(len(shape) + 1) if tails[k] <= SLAB) - 1
     if cut < 0:
-        yield (), slice(0, axes.n_channels)
+        yield (), slice(0, layout.n_channels)
         return
     step = SLAB // tails[cut + 1]
-    first = 0 if order[0] in axes.kept else len(order) - len(axes.kept)
-    channel_tails = {k: math.prod(shape[k + 1 : first + len(axes.kept)]) for k in range(first, first + len(axes.kept))}
+    first = 0 if order[0] in layout.kept else len(order) - len(layout.kept)
+    channel_tails = {
+        k: math.prod(shape[k + 1 : first + len(layout.kept)]) for k in range(first, first + len(layout.kept))
+    }
     for lead in np.ndindex(*shape[:cut]):
         for begin in range(0, shape[cut], step):
             end = min(begin + step, shape[cut])

@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from . import _steps
 from ._arrays import adopt, adopt_like, buffer, output
-from ._geometry import BIAS, INVSTD, M2, MEAN, RUNNING_MEAN, RUNNING_VAR, SUM_DY, SUM_DY_XMU
-from ._layout import Axes, channel_axes
-from ._moments import Moments, require_eps
+from ._geometry import INVSTD, M2, MEAN, SUM_DY, SUM_DY_XMU
+from ._layout import Layout, layout
+from ._moments import Moments, invstd, require_eps
 from ._scalar import blend
 
 Array = npt.NDArray[Any]
@@ -112,7 +112,9 @@ def batch_norm(
     >>> nb.batch_norm(np.arange(15.0).reshape(5, 3), training=True)[:, 0].round(4)
     array([-1.4142, -0.7071,  0.    ,  0.7071,  1.4142])
     """
-    return _forward(x, running_mean, running_var, weight, bias, training, momentum, eps, axis, running_ddof, out)[0]
+    if training:
+        return _train(x, running_mean, running_var, weight, bias, momentum, eps, axis, running_ddof, out)[0]
+    return _infer(x, running_mean, running_var, weight, bias, eps, axis, out)[0]
 
 
 def batch_norm_forward(
@@ -157,10 +159,11 @@ def batch_norm_forward(
     >>> mean, (1 / invstd**2).round(6)
     (array([6., 7., 8.]), array([18., 18., 18.]))
     """
-    y, pack, shape = _forward(
-        x, running_mean, running_var, weight, bias, training, momentum, eps, axis, running_ddof, out
-    )
-    return y, pack[MEAN].reshape(shape), pack[INVSTD].reshape(shape)
+    if training:
+        y, shape, stats = _train(x, running_mean, running_var, weight, bias, momentum, eps, axis, running_ddof, out)
+        return y, _row(stats, MEAN, shape), _row(stats, INVSTD, shape)
+    y, shape, (mean, var, *_) = _infer(x, running_mean, running_var, weight, bias, eps, axis, out)
+    return y, np.array(mean, np.float64).reshape(shape), invstd(var, eps).reshape(shape)
 
 
 def batch_norm_backward(
@@ -222,41 +225,42 @@ def batch_norm_backward(
     >>> grads.bias, bool(abs(grads.x).max() < 1e-12)
     (array([8., 8., 8.]), True)
     """
-    unknown = set(needs) - {"x", "weight", "bias"}
-    if unknown:
-        raise ValueError(f"needs may hold 'x', 'weight' and 'bias', got {sorted(map(repr, unknown))}")
-    g = adopt("dy", dy)
-    axes = channel_axes(g.shape, axis, "dy")
-    reads_x = "weight" in needs or (training and "x" in needs)
+    for name in needs:
+        if name not in ("x", "weight", "bias"):
+            raise ValueError(f"needs may hold 'x', 'weight' and 'bias', got {name!r}")
+    needs_x, needs_weight, needs_bias = "x" in needs, "weight" in needs, "bias" in needs
+    g = dy if type(dy) is np.ndarray else adopt("dy", dy)
+    lie = layout(g.shape, g.strides, g.dtype, axis, "dy")
+    reads_x = needs_weight or (training and needs_x)
     if reads_x and x is None:
         raise ValueError(f"x is None, expected the forward's input for needs={needs} with training={training}")
     array = None if x is None else adopt_like("x", x, g, "dy")
     dx = None
-    if "x" in needs:
+    if needs_x:
         dx = output(out, g if array is None else array, ("dy", g), ("x", array))
     elif out is not None:
         raise ValueError(f"out is given but needs={needs} asks for no gradient with respect to x")
-    needs_scale = "x" in needs or "weight" in needs
-    pack = _steps.pack_of(
-        axes,
-        dx,
-        ("save_mean" if reads_x or save_mean is not None else "", save_mean),
-        ("save_invstd" if needs_scale or save_invstd is not None else "", save_invstd),
-        ("weight", weight),
-        ("", None),
-        ("", None),
+    apart = None if out is None else dx
+    scales = needs_x or needs_weight
+    rows = (
+        _steps.wide_row(lie, apart, "save_mean" if reads_x or save_mean is not None else "", save_mean),
+        _steps.wide_row(lie, apart, "save_invstd" if scales or save_invstd is not None else "", save_invstd),
+        _steps.wide_row(lie, apart, "weight", weight),
     )
+    d_weight = d_bias = None
     if training and dx is not None and array is not None:
-        _steps.backward(g, array, dx, pack, axes)
-    elif "weight" in needs and array is not None:
-        _steps.backward_reduce(g, array, pack, axes)
-    elif "bias" in needs:
-        _steps.backward_reduce(g, g, pack, axes)  # sum(dy) alone: x need not come into cache
-    d_bias = pack[SUM_DY].reshape(axes.kept_shape).copy() if "bias" in needs else None
-    d_weight = (pack[SUM_DY_XMU] * pack[INVSTD]).reshape(axes.kept_shape) if "weight" in needs else None
+        sums = _steps.backward(g, array, dx, rows, lie)
+    elif needs_weight and array is not None:
+        sums = _steps.backward_reduce(g, array, rows[0], lie)
+    elif needs_bias:
+        sums = _steps.backward_reduce(g, g, rows[0], lie)  # sum(dy) alone: x need not come into cache
+    if needs_bias:
+        d_bias = _row(sums, SUM_DY, lie.kept_shape)
+    if needs_weight:
+        d_weight = _row(sums, SUM_DY_XMU, lie.kept_shape) * _row(rows, 1, lie.kept_shape)
     if dx is not None and not training:
-        pack[MEAN], pack[BIAS] = 0.0, -0.0  # x - 0 and a * x + -0 keep the sign of a zero
-        _steps.normalize(g, dx, pack, axes)
+        n = lie.n_channels  # x - 0 and a * x + -0 keep the sign of a zero
+        _steps.normalize(g, dx, (_steps.constant(n, 0.0), *rows[1:], _steps.constant(n, -0.0)), lie)
     return BatchNormGrads(dx if out is None else out, d_weight, d_bias)
 
 
@@ -288,11 +292,11 @@ def moments(x: npt.ArrayLike, *, axis: int | tuple[int, ...] = 1) -> Moments:
     >>> m.count, m.mean, m.var()
     (3, array([2., 3.]), array([2.66666667, 2.66666667]))
     """
-    array = adopt("x", x)
-    axes = channel_axes(array.shape, axis)
-    pack = _steps.moments(array, axes)
-    count = axes.per_channel if array.size else 0
-    return Moments(count, pack[MEAN].reshape(axes.kept_shape).copy(), pack[M2].reshape(axes.kept_shape).copy())
+    array = x if type(x) is np.ndarray else adopt("x", x)
+    lie = layout(array.shape, array.strides, array.dtype, axis)
+    stats = _steps.moments(array, lie)
+    count = lie.per_channel if array.size else 0
+    return Moments(count, _row(stats, MEAN, lie.kept_shape).copy(), _row(stats, M2, lie.kept_shape).copy())
 
 
 def update_running(
@@ -391,11 +395,12 @@ def normalize(
            [ 0.    ,  0.    ],
            [ 1.2247,  1.2247]])
     """
-    array = adopt("x", x)
-    axes = channel_axes(array.shape, axis)
+    array = x if type(x) is np.ndarray else adopt("x", x)
+    lie = layout(array.shape, array.strides, array.dtype, axis)
     y = output(out, array, ("x", array))
-    pack = _steps.pack_of(axes, y, ("mean", mean), ("invstd", invstd), ("weight", weight), ("bias", bias))
-    _steps.normalize(array, y, pack, axes)
+    names = ("mean", "invstd", "weight", "bias")
+    rows = _steps.rows_of(lie, None if out is None else y, names, (mean, invstd, weight, bias))
+    _steps.normalize(array, y, rows, lie)
     return y if out is None else out
 
 
@@ -437,12 +442,13 @@ def backward_reduce(
     >>> nb.backward_reduce(x, x, mean=[2.0, 3.0], invstd=[1.0, 1.0])
     (array([6., 9.]), array([8., 8.]))
     """
-    g = adopt("dy", dy)
-    axes = channel_axes(g.shape, axis, "dy")
+    g = dy if type(dy) is np.ndarray else adopt("dy", dy)
+    lie = layout(g.shape, g.strides, g.dtype, axis, "dy")
     array = adopt_like("x", x, g, "dy")
-    pack = _steps.pack_of(axes, None, ("mean", mean), ("invstd", invstd), ("", None), ("", None), ("", None))
-    _steps.backward_reduce(g, array, pack, axes)
-    return pack[SUM_DY].reshape(axes.kept_shape).copy(), pack[SUM_DY_XMU].reshape(axes.kept_shape).copy()
+    center = _steps.wide_row(lie, None, "mean", mean)
+    _steps.wide_row(lie, None, "invstd", invstd)
+    sums = _steps.backward_reduce(g, array, center, lie)
+    return _row(sums, SUM_DY, lie.kept_shape).copy(), _row(sums, SUM_DY_XMU, lie.kept_shape).copy()
 
 
 def backward_elemt(
@@ -497,72 +503,85 @@ def backward_elemt(
     >>> bool(abs(nb.backward_elemt(x, x, m.mean, m.invstd(0), None, *sums, m.count)).max() < 1e-15)
     True
     """
-    g = adopt("dy", dy)
-    axes = channel_axes(g.shape, axis, "dy")
+    g = dy if type(dy) is np.ndarray else adopt("dy", dy)
+    lie = layout(g.shape, g.strides, g.dtype, axis, "dy")
     array = adopt_like("x", x, g, "dy")
-    sums = ("sum_dy", sum_dy), ("sum_dy_xmu", sum_dy_xmu)
     if g.size and not count > 0:
         raise ValueError(f"count must be > 0, got {count}")
     dx = output(out, array, ("dy", g), ("x", array))
-    pack = _steps.pack_of(axes, dx, ("mean", mean), ("invstd", invstd), ("weight", weight), *sums)
-    _steps.backward_elemt(g, array, dx, pack, axes, float(count))
+    apart = None if out is None else dx
+    given = ("mean", mean), ("invstd", invstd), ("weight", weight), ("sum_dy", sum_dy), ("sum_dy_xmu", sum_dy_xmu)
+    rows = [_steps.wide_row(lie, apart, *named) for named in given]
+    _steps.backward_elemt(g, array, dx, tuple(rows[:3]), np.stack(rows[3:]), lie, float(count))
     return dx if out is None else out
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------
 
 
-def _require_count(x: Array, axes: Axes, ddof: float) -> None:
-    if x.size and axes.per_channel == 1:
-        raise ValueError(f"training needs more than 1 value per channel, got x of shape {x.shape}, axis {axes.kept}")
-    if x.size and not axes.per_channel > ddof:
-        raise ValueError(f"running_ddof is {ddof}, expected less than the {axes.per_channel} values per channel")
+def _require_count(x: Array, lie: Layout, ddof: float) -> None:
+    if x.size == 0 or lie.per_channel > max(1, ddof):
+        return
+    if lie.per_channel == 1:
+        raise ValueError(f"training needs more than 1 value per channel, got x of shape {x.shape}, axis {lie.kept}")
+    raise ValueError(f"running_ddof is {ddof}, expected less than the {lie.per_channel} values per channel")
 
 
-def _forward(
+def _row(table: Array | _steps.Rows, row: int, shape: tuple[int, ...]) -> Array:
+    """One row of statistics or sums, in the kept axes' shape."""
+    return table[row] if len(shape) == 1 else table[row].reshape(shape)
+
+
+def _infer(
     x: npt.ArrayLike,
     running_mean: Array | None,
     running_var: Array | None,
     weight: npt.ArrayLike | None,
     bias: npt.ArrayLike | None,
-    training: bool,
+    eps: float,
+    axis: int | tuple[int, ...],
+    out: Array | None,
+) -> tuple[Array, tuple[int, ...], _steps.Rows]:
+    """y, the kept axes' shape, and the rows running mean, running variance, weight and bias."""
+    array = x if type(x) is np.ndarray else adopt("x", x)
+    lie = layout(array.shape, array.strides, array.dtype, axis)
+    require_eps(eps)
+    y = output(out, array, ("x", array))
+    names = ("running_mean", "running_var", "weight", "bias")
+    rows = _steps.rows_of(lie, None if out is None else y, names, (running_mean, running_var, weight, bias))
+    _steps.infer(array, y, rows, lie, eps)
+    return y if out is None else out, lie.kept_shape, rows
+
+
+def _train(
+    x: npt.ArrayLike,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: npt.ArrayLike | None,
+    bias: npt.ArrayLike | None,
     momentum: float,
     eps: float,
     axis: int | tuple[int, ...],
     running_ddof: float,
     out: Array | None,
-) -> tuple[Array, Array, tuple[int, ...]]:
-    """y, the pack with the statistics that normalised, and the kept axes' shape."""
-    array = adopt("x", x)
-    axes = channel_axes(array.shape, axis)
-    shape = axes.kept_shape
+) -> tuple[Array, tuple[int, ...], Array]:
+    """y, the kept axes' shape, and the statistics that normalised."""
+    array = x if type(x) is np.ndarray else adopt("x", x)
+    lie = layout(array.shape, array.strides, array.dtype, axis)
+    shape = lie.kept_shape
     require_eps(eps)
-    if not training:
-        y = output(out, array, ("x", array))
-        statistics = ("running_mean", running_mean), ("running_var", running_var)
-        pack = _steps.pack_of(axes, y, *statistics, ("weight", weight), ("bias", bias))
-        _steps.infer(array, y, pack, axes, eps)
-        return (y if out is None else out), pack, shape
     r_mean = None if running_mean is None else buffer("running_mean", running_mean, shape)
     r_var = None if running_var is None else buffer("running_var", running_var, shape)
     ddof = running_ddof if r_var is not None else 0
-    _require_count(array, axes, ddof)
+    _require_count(array, lie, ddof)
     y = output(out, array, ("x", array))
-    pack = _steps.pack_of(
-        axes,
-        y,
-        ("", None),
-        ("", None),
-        ("weight", weight),
-        ("bias", bias),
-        ("", None),
-        ("" if r_mean is None else "running_mean", r_mean),
-        ("" if r_var is None else "running_var", r_var),
-    )
-    if array.size:
-        _steps.train(array, y, pack, axes, eps, momentum, ddof)
-        if r_mean is not None:
-            r_mean[...] = pack[RUNNING_MEAN].reshape(shape)
-        if r_var is not None:
-            r_var[...] = pack[RUNNING_VAR].reshape(shape)
-    return (y if out is None else out), pack, shape
+    names = ("" if r_mean is None else "running_mean", "" if r_var is None else "running_var", "weight", "bias")
+    rows = _steps.rows_of(lie, None if out is None else y, names, (r_mean, r_var, weight, bias))
+    if array.size == 0:
+        return (y if out is None else out), shape, np.zeros((3, lie.n_channels))
+    stats = _steps.train(array, y, rows, lie, eps, momentum, ddof)
+    if r_mean is not None and rows[0] is not r_mean:
+        r_mean[...] = rows[0].reshape(shape)
+    if r_var is not None and rows[1] is not r_var:
+        r_var[...] = rows[1].reshape(shape)
+    return (y if out is None else out), shape, stats

@@ -138,13 +138,13 @@ def test_a_reader_that_has_left_is_no_news(tmp_path: Path) -> None:
 
 
 def test_info_names_what_is_installed_and_what_it_runs_on(tmp_path: Path) -> None:
-    facts = info(tmp_path, {"NUMBABN_PARALLEL_THRESHOLD": "77"})
+    facts = info(tmp_path, {"NUMBABN_PARALLEL_THRESHOLD": "77", "NUMBABN_RECYCLE_LIMIT": "88"})
     assert facts["Python"] == ".".join(map(str, sys.version_info[:3]))
     for name in ("numbabn", "NumPy", "Numba", "llvmlite"):
         assert facts[name] == (numbabn.__version__ if name == "numbabn" else version(name))
     assert re.fullmatch(r"\S+, vectors of (128|256|512) bits", facts["CPU"])
     assert re.fullmatch(r"2, layer (tbb|omp|workqueue)", facts["threads"])
-    assert "parallel_threshold=77" in facts["settings"]
+    assert "parallel_threshold=77" in facts["settings"] and "recycle_limit=88" in facts["settings"]
     if find_spec("numba_cuda") is None:
         assert facts["CUDA"] == "no: numba-cuda is not installed"
     else:

@@ -13,8 +13,8 @@ import pytest
 
 from numbabn import config
 
-NAMES = ("threads", "parallel_threshold", "cache")
-SHOW = "from numbabn import config; print(config.threads, config.parallel_threshold, config.cache)"
+NAMES = ("threads", "parallel_threshold", "cache", "recycle_limit")
+SHOW = f"from numbabn import config; print(*(getattr(config, name) for name in {NAMES}))"
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +53,10 @@ BAD = [
     ("cache", 1, "True or False"),
     ("cache", None, "True or False"),
     ("cache", "yes", "True or False"),
+    ("recycle_limit", -1, "int >= 0"),
+    ("recycle_limit", None, "int >= 0"),
+    ("recycle_limit", 1e9, "int >= 0"),
+    ("recycle_limit", True, "int >= 0"),
 ]
 
 
@@ -69,7 +73,15 @@ def test_bad_values_are_refused_and_change_nothing(name: str, value: object, exp
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("threads", None), ("threads", 1), ("threads", 10**6), ("parallel_threshold", 0), ("cache", False)],
+    [
+        ("threads", None),
+        ("threads", 1),
+        ("threads", 10**6),
+        ("parallel_threshold", 0),
+        ("cache", False),
+        ("recycle_limit", 0),
+        ("recycle_limit", 1 << 50),
+    ],
 )
 def test_good_values_hold(name: str, value: object) -> None:
     setattr(config, name, value)
@@ -173,14 +185,23 @@ def test_using_is_for_its_own_task() -> None:
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ({}, "None 32768 True"),
-        ({"NUMBABN_THREADS": "3"}, "3 32768 True"),
-        ({"NUMBABN_THREADS": " 3 "}, "3 32768 True"),
-        ({"NUMBABN_THREADS": ""}, "None 32768 True"),
-        ({"NUMBABN_PARALLEL_THRESHOLD": "0"}, "None 0 True"),
-        ({"NUMBABN_CACHE": "0"}, "None 32768 False"),
-        ({"NUMBABN_CACHE": "1"}, "None 32768 True"),
-        ({"NUMBABN_THREADS": "1", "NUMBABN_PARALLEL_THRESHOLD": "12", "NUMBABN_CACHE": "0"}, "1 12 False"),
+        ({}, "None 32768 True 1073741824"),
+        ({"NUMBABN_THREADS": "3"}, "3 32768 True 1073741824"),
+        ({"NUMBABN_THREADS": " 3 "}, "3 32768 True 1073741824"),
+        ({"NUMBABN_THREADS": ""}, "None 32768 True 1073741824"),
+        ({"NUMBABN_PARALLEL_THRESHOLD": "0"}, "None 0 True 1073741824"),
+        ({"NUMBABN_CACHE": "0"}, "None 32768 False 1073741824"),
+        ({"NUMBABN_CACHE": "1"}, "None 32768 True 1073741824"),
+        ({"NUMBABN_RECYCLE_LIMIT": "0"}, "None 32768 True 0"),
+        (
+            {
+                "NUMBABN_THREADS": "1",
+                "NUMBABN_PARALLEL_THRESHOLD": "12",
+                "NUMBABN_CACHE": "0",
+                "NUMBABN_RECYCLE_LIMIT": "5000000000",
+            },
+            "1 12 False 5000000000",
+        ),
     ],
 )
 def test_environment(environment: dict[str, str], expected: str) -> None:
@@ -198,6 +219,8 @@ def test_environment(environment: dict[str, str], expected: str) -> None:
         ("NUMBABN_PARALLEL_THRESHOLD", "1e6", "an integer >= 0"),
         ("NUMBABN_CACHE", "yes", "0 or 1"),
         ("NUMBABN_CACHE", "2", "0 or 1"),
+        ("NUMBABN_RECYCLE_LIMIT", "-1", "an integer >= 0"),
+        ("NUMBABN_RECYCLE_LIMIT", "1GB", "an integer >= 0"),
     ],
 )
 def test_bad_environment_is_named_at_first_use_and_again(variable: str, value: str, expected: str) -> None:

@@ -33,6 +33,7 @@ STOREYS = {
     "numbabn._steps": 3,
     "numbabn._arrays": 2,
     "numbabn._layout": 2,
+    "numbabn._recycle": 2,
     "numbabn._cpu": 1,  # and all in it
     "numbabn._compile": 0,
     "numbabn._config": 0,
@@ -303,10 +304,11 @@ def test_names_are_complete() -> None:
 
 
 def test_the_settings_are_documented() -> None:
-    assert documented(sections(type(numbabn.config).__doc__ or "")["Attributes"])[:3] == [
+    assert documented(sections(type(numbabn.config).__doc__ or "")["Attributes"])[:4] == [
         "threads",
         "parallel_threshold",
         "cache",
+        "recycle_limit",
     ]
 
 

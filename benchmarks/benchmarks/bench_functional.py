@@ -1,33 +1,35 @@
-"""Times of the functions on arrays of all memory orders, outputs reused."""
+"""Times of the functions: outputs reused, new, and in place."""
 
 from __future__ import annotations
 
-from .cases import CASES, DTYPES, Batch
+from .beside.batch import Batch
+from .cases import CASES, OPERATIONS, SMALL_CALLS, call_of, few
+
+WAYS = ("default", "in place")
+CALLS = [*OPERATIONS, *(f"{name}, {way}" for name in OPERATIONS if name != "moments" for way in WAYS)]
 
 
 class Functions:
-    """One call; `time_training_in_place` writes over its input."""
+    """One call."""
 
-    params = (list(CASES), DTYPES)
-    param_names = ("case", "dtype")
+    params = (CALLS, few(list(CASES)))
+    param_names = ("call", "case")
 
-    def setup(self, case: str, dtype: str) -> None:
-        self.batch = Batch(case, dtype)
+    def setup(self, call: str, case: str) -> None:
+        self.call = call_of(Batch(CASES[case]), call)
 
-    def time_training(self, *_: str) -> None:
-        self.batch.training()
+    def time_call(self, *_: str) -> None:
+        self.call()
 
-    def time_training_in_place(self, *_: str) -> None:
-        self.batch.training_in_place()
 
-    def time_eval(self, *_: str) -> None:
-        self.batch.eval()
+class SmallCalls:
+    """Arrays so small that checks and dispatch take the time; layers too."""
 
-    def time_backward(self, *_: str) -> None:
-        self.batch.backward()
+    params = (few(["layer-training", "layer-eval", *CALLS], 2), few(list(SMALL_CALLS)))
+    param_names = ("call", "case")
 
-    def time_moments(self, *_: str) -> None:
-        self.batch.moments()
+    def setup(self, call: str, case: str) -> None:
+        self.call = call_of(Batch(SMALL_CALLS[case]), call)
 
-    def time_normalize(self, *_: str) -> None:
-        self.batch.normalize()
+    def time_call(self, *_: str) -> None:
+        self.call()

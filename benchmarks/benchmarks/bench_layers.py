@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import numbabn as nb
 
-from .cases import CASES, DTYPES, Batch
+from .beside.batch import Batch
+from .cases import CASES
 
 
 class Layers:
     """A training step, forward and backward, and an eval-mode call."""
 
-    params = (list(CASES), DTYPES)
-    param_names = ("case", "dtype")
+    params = (list(CASES),)
+    param_names = ("case",)
 
-    def setup(self, case: str, dtype: str) -> None:
-        batch = Batch(case, dtype)
-        self.x, self.dy = batch.x, batch.dy
-        self.learning = nb.BatchNorm(batch.channels, axis=batch.axis)
-        self.fixed = nb.BatchNorm(batch.channels, axis=batch.axis)
+    def setup(self, case: str) -> None:
+        batch = Batch(CASES[case])
+        self.x, self.dy = (batch.natural(a) for a in (batch.x, batch.dy))
+        self.learning, self.fixed = (nb.BatchNorm(batch.channels, axis=batch.axis) for _ in range(2))
         self.fixed.eval()
         self.time_step()
         self.time_eval()

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tempfile
 
+from .cases import few
+
 Snippets = tuple[str, str]  # timed, then what goes before it
 
 CALLS = {
@@ -52,7 +54,7 @@ class FirstResult:
 class Compile:
     """A call that compiles its kernels, without a cache, in a process that has Numba ready."""
 
-    params = (list(CALLS), ["serial", "parallel"])
+    params = (few(list(CALLS)), ["serial", "parallel"])
     param_names = ("call", "twin")
 
     def timeraw_call(self, call: str, twin: str) -> Snippets:

@@ -1,70 +1,73 @@
-"""The data that benchmarks share; NUMBABN_BENCH_SMALL=1 shrinks it for a quick pass that shows what no longer runs."""
+"""The grid that users meet; NUMBABN_BENCH_SMALL=1 shrinks it for a quick pass that shows what no longer runs."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
-import numbabn as nb
-
-Array = npt.NDArray[Any]
+from .beside import ours
+from .beside.batch import Batch, Call, Case
 
 SMALL = os.environ.get("NUMBABN_BENCH_SMALL") == "1"
-DTYPES = ["float32"] if SMALL else ["float32", "float64"]
 
-# By memory order: NHWC is contiguous with its channels last.
-SHAPES: dict[str, list[tuple[int, ...]]]
+T = TypeVar("T")
+Shape = tuple[int, ...]  # channels second, whatever the memory order
+
+_PLANES: list[Shape] = [
+    (32, 64, 112, 112),  # ResNet
+    (32, 64, 56, 56),
+    (32, 128, 28, 28),
+    (32, 1024, 14, 14),
+    (32, 512, 7, 7),
+    (16, 96, 112, 112),  # EfficientNet
+    (16, 1280, 7, 7),
+    (1, 16, 112, 112),  # MobileNet, one image
+    (1, 960, 7, 7),
+    (4, 64, 224, 224),  # UNet
+    (2, 512, 28, 28),
+    (64, 3, 224, 224),  # images as they come
+    (512, 1, 28, 28),
+    (4, 4096, 7, 7),
+]
+_LINES_AND_VOLUMES: list[Shape] = [
+    (32, 64, 1024),  # PointNet
+    (32, 1024, 128),
+    (4, 32, 16, 56, 56),
+    (1, 16, 64, 64, 64),
+]
+_TABLES: list[Shape] = [(512, 4096), (4096, 1024), (100_000, 16), (256, 128)]
+_WIDE: list[Shape] = [(32, 64, 56, 56), (32, 512, 7, 7)]
+
+SHAPES: dict[tuple[str, str], list[Shape]]
 if SMALL:
-    SHAPES = {"NCHW": [(4, 3, 9, 9)], "NHWC": [(4, 9, 9, 3)], "NC": [(32, 8)]}
+    SHAPES = {
+        ("nchw", "float32"): [(4, 3, 9, 9)],
+        ("nhwc", "float32"): [(4, 3, 9, 9)],
+        ("nc", "float64"): [(32, 8)],
+    }
 else:
     SHAPES = {
-        "NCHW": [(8, 64, 112, 112), (32, 64, 56, 56), (32, 512, 7, 7), (64, 3, 224, 224)],
-        "NHWC": [(8, 112, 112, 64), (32, 56, 56, 64), (32, 7, 7, 512), (64, 224, 224, 3)],
-        "NC": [(4096, 1024), (100_000, 16)],
+        ("nchw", "float32"): [*_PLANES, *_LINES_AND_VOLUMES],
+        ("nhwc", "float32"): _PLANES,
+        ("nc", "float32"): _TABLES,
+        ("nchw", "float64"): _WIDE,
+        ("nhwc", "float64"): _WIDE,
+        ("nc", "float64"): _TABLES[:1],
     }
-CASES = {f"{order} {'x'.join(map(str, shape))}": shape for order in SHAPES for shape in SHAPES[order]}
+CASES = {str(c): c for (layout, dtype), shapes in SHAPES.items() for c in (Case(layout, s, dtype) for s in shapes)}
+SMALL_CALLS = {str(c): c for c in (Case("small", s) for s in ((32, 64), (8, 16, 4, 4), (2, 8, 4, 4)))}
+OPERATIONS = ["training", "eval", "backward", "moments", "normalize"]
 
 
-class Batch:
-    """One case's arrays, and the calls that are measured: each writes to the same output every time."""
+def few(values: list[T], n: int = 1) -> list[T]:
+    """All values, or in the quick pass the first n: each combination is a process of its own."""
+    return values[:n] if SMALL else values
 
-    def __init__(self, case: str, dtype: str) -> None:
-        shape = CASES[case]
-        self.axis = -1 if case.startswith("NHWC") else 1
-        self.channels = shape[self.axis]
-        rng = np.random.default_rng(0)
-        self.x = rng.standard_normal(shape, dtype)  # type: ignore[call-overload]
-        self.dy = rng.standard_normal(shape, dtype)  # type: ignore[call-overload]
-        self.out = np.empty_like(self.x)
-        self.weight, self.bias, self.mean, self.var = (np.full(self.channels, v, np.float32) for v in (1, 0, 0, 1))
-        _, self.save_mean, self.save_invstd = nb.batch_norm_forward(self.x, training=True, axis=self.axis, out=self.out)
-        # Compiled here, not in the first measurement: with --quick there is no other.
-        for call in (self.training, self.eval, self.backward, self.moments, self.normalize):
-            call()
 
-    def training(self) -> None:
-        self._forward(True, self.out)
-
-    def training_in_place(self) -> None:
-        self._forward(True, self.x)
-
-    def eval(self) -> None:
-        self._forward(False, self.out)
-
-    def backward(self) -> None:
-        saved = (self.weight, self.save_mean, self.save_invstd)
-        nb.batch_norm_backward(self.dy, self.x, *saved, axis=self.axis, out=self.out)
-
-    def moments(self) -> None:
-        nb.moments(self.x, axis=self.axis)
-
-    def normalize(self) -> None:
-        given = (self.save_mean, self.save_invstd, self.weight, self.bias)
-        nb.normalize(self.x, *given, axis=self.axis, out=self.out)
-
-    def _forward(self, training: bool, out: Array) -> None:
-        buffers = (self.mean, self.var, self.weight, self.bias)
-        nb.batch_norm(self.x, *buffers, training, axis=self.axis, out=out)
+def call_of(batch: Batch, name: str) -> Call:
+    """One of our calls, such as "training" or "training, in place"; it has run once, so that its kernel is there."""
+    operation, _, way = name.partition(", ")
+    ways = ours.calls(batch)[operation]
+    call = ways[way or next(iter(ways))]
+    call()
+    return call

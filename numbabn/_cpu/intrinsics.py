@@ -59,6 +59,10 @@ def stream(x: Any, i: int, v: Any) -> None:
     store(x, i, v)
 
 
+def prefetch(x: Any, i: int) -> None:
+    """Ask for the cache line of x[i], which need not exist, to come into the second-level cache."""
+
+
 def fence() -> None:
     """Make streamed lanes visible to other threads."""
 
@@ -148,6 +152,7 @@ _typed(load_part, lambda x, i, n, fill: fill if isinstance(fill, Vector) else No
 _typed(store, lambda x, i, v: types.none)
 _typed(store_part, lambda x, i, v, n: types.none)
 _typed(stream, lambda x, i, v: types.none)
+_typed(prefetch, lambda x, i: types.none)
 _typed(fence, lambda: types.none)
 _typed(until_aligned, lambda x, i: types.intp if _of(x) else None)
 _typed(splat, lambda like, value: like if isinstance(like, Vector) else _of(like))
@@ -249,6 +254,15 @@ def _lower_stream(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     pointer = _pointer(context, builder, sig.args[0], x, i, n, vector)
     write = builder.store(v, pointer, align=64)
     write.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_I32, 1)]))
+    return context.get_dummy_value()
+
+
+@lower_builtin(prefetch, types.Array, types.Integer)
+def _lower_prefetch(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    data = context.make_array(sig.args[0])(context, builder, args[0]).data
+    address = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
+    read, second_level, of_data = (ir.Constant(_I32, k) for k in (0, 2, 1))
+    _call(builder, "llvm.prefetch.p0", ir.VoidType(), [address, read, second_level, of_data])
     return context.get_dummy_value()
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 
-from .._compile import Pack, inner, kernel
-from .._geometry import BIAS, INVSTD, MEAN, SUM_DY, SUM_DY_XMU, WEIGHT
+import numpy as np
+
+from .._compile import inner
+from .._geometry import SUM_DY, SUM_DY_XMU
 from .intrinsics import fma, lanes, rounded, store, stream
 
 SPAN = 16384  # elements of one work item, 64 KB of float32
-INVERTED = -1.0  # no eps: INVSTD is there already
+INVERTED = -1.0  # no eps: invstd has been given, not the variance
 LONG = 8  # vectors from which on a run is worth bringing onto cache lines, and may be streamed
 
 
@@ -26,39 +28,23 @@ def invstd(var, eps):
 
 
 @inner
-def invert_all(pack, eps):
-    """invstd of all channels from their variance, in its place; nothing if that has been done."""
-    if eps != INVERTED:
-        for c in range(pack.shape[1]):
-            pack[INVSTD, c] = invstd(pack[INVSTD, c], eps)
-
-
-@kernel
-def invert(pack: Pack, eps: float) -> None:
-    """invstd of all channels from their variance, in its place; C numbers."""
-    invert_all(pack, eps)
-
-
-@inner
-def affine(x, pack, c):
-    """High, a and b of channel c, so that y = (x - high) * a + b."""
-    mean = pack[MEAN, c]
+def affine(x, mean, r, weight, bias):
+    """High, a and b of a channel, so that y = (x - high) * a + b."""
     high = rounded(x, mean)
-    a = pack[WEIGHT, c] * pack[INVSTD, c]
-    return high, a, pack[BIAS, c] - (mean - high) * a
+    a = weight * r
+    return high, a, bias - (mean - high) * a
 
 
 @inner
-def gradient(x, pack, c, count):
-    """High means of x and dy, r, a, b and d of channel c: dx = (dy - g_high) * a + ((x - x_high) * r * b + d).
+def gradient(x, mean, r, weight, sum_dy, sum_dy_xmu, count):
+    """High means of x and dy, r, a, b and d of a channel: dx = (dy - g_high) * a + ((x - x_high) * r * b + d).
 
     r stays apart from b, so that no factor leaves float32's range before x and dy do.
     """
-    mean, r = pack[MEAN, c], pack[INVSTD, c]
-    g_mean = pack[SUM_DY, c] / count
+    g_mean = sum_dy / count
     x_high, g_high = rounded(x, mean), rounded(x, g_mean)
-    a = pack[WEIGHT, c] * r
-    b = -a * (r * pack[SUM_DY_XMU, c] / count)
+    a = weight * r
+    b = -a * (r * sum_dy_xmu / count)
     return x_high, g_high, r, a, b, -a * (g_mean - g_high) - b * ((mean - x_high) * r)
 
 
@@ -77,11 +63,13 @@ def repeat(table, width, size, rows):
 
 
 @inner
-def normalize_coefficients(x, pack, c0, width, table):
+def normalize_coefficients(x, mean, var, weight, bias, eps, c0, width, table):
     """High, a and b of `width` channels from c0 on, to the three rows of `table`."""
     size = row_size(x, width)
     for c in range(width):
-        h, a, b = affine(x, pack, c0 + c)
+        v = np.float64(var[c0 + c])
+        r = v if eps == INVERTED else invstd(v, eps)
+        h, a, b = affine(x, np.float64(mean[c0 + c]), r, np.float64(weight[c0 + c]), np.float64(bias[c0 + c]))
         table[c] = h
         table[size + c] = a
         table[2 * size + c] = b
@@ -89,11 +77,12 @@ def normalize_coefficients(x, pack, c0, width, table):
 
 
 @inner
-def gradient_coefficients(x, pack, c0, width, count, table):
-    """High means of x and dy, a, b and d of `width` channels from c0 on, to the six rows of `table`."""
+def gradient_coefficients(x, mean, invstd, weight, sums, c0, width, count, table):
+    """High means of x and dy, r, a, b and d of `width` channels from c0 on, to the six rows of `table`."""
     size = row_size(x, width)
     for c in range(width):
-        h, gh, r, a, b, d = gradient(x, pack, c0 + c, count)
+        i = c0 + c
+        h, gh, r, a, b, d = gradient(x, mean[i], invstd[i], weight[i], sums[SUM_DY, i], sums[SUM_DY_XMU, i], count)
         table[c] = h
         table[size + c] = gh
         table[2 * size + c] = r

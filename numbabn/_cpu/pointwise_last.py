@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._compile import Grid, In, Out, Pack, inner, kernel, prange, row
+from .._compile import Grid, In, Out, Row, Table, WideRow, inner, kernel, prange, row
 from .intrinsics import fence, fma, lanes, load, load_part, splat, store_part, until_aligned
-from .pointwise import SPAN, gradient_coefficients, invert_all, normalize_coefficients, put, row_size, slope
+from .pointwise import SPAN, gradient_coefficients, normalize_coefficients, put, row_size, slope
 
 
 @inner
@@ -64,14 +64,15 @@ def normalize_cut(x, y, table, x0, xo, y0, yo, n_rows, n_channels, cut, cuts, st
 
 
 @kernel
-def normalize_channels_last(x: In, y: Out, pack: Pack, grid: Grid, eps: float, streamed: bool) -> None:
-    """y = (x - mean) * invstd * weight + bias; moves 2 elements' bytes an element."""
+def normalize_channels_last(
+    x: In, y: Out, mean: Row, var: Row, weight: Row, bias: Row, grid: Grid, eps: float, streamed: bool
+) -> None:
+    """y = (x - mean) * weight / sqrt(var + eps) + bias; moves 2 elements' bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
     x0, xo, xc = row(grid, 1)
     y0, yo, yc = row(grid, 2)
-    invert_all(pack, eps)
     table = np.empty(3 * row_size(x, n_channels), x.dtype)
-    normalize_coefficients(x, pack, 0, n_channels, table)
+    normalize_coefficients(x, mean, var, weight, bias, eps, 0, n_channels, table)
     cuts = row_cuts(n_outer, n_channels)
     for index in prange(cuts):
         normalize_cut(x, y, table, x0, xo, y0, yo, n_outer, n_channels, np.int64(index), cuts, streamed)
@@ -139,14 +140,25 @@ def gradient_cut(dy, x, dx, table, g0, go, x0, xo, d0, do, n_rows, n_channels, c
 
 
 @kernel
-def backward_elemt_channels_last(dy: In, x: In, dx: Out, pack: Pack, grid: Grid, count: float, streamed: bool) -> None:
+def backward_elemt_channels_last(
+    dy: In,
+    x: In,
+    dx: Out,
+    mean: WideRow,
+    invstd: WideRow,
+    weight: WideRow,
+    sums: Table,
+    grid: Grid,
+    count: float,
+    streamed: bool,
+) -> None:
     """dx from dy, x and the two sums over `count` elements a channel; moves 3 elements' bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
     g0, go, gc = row(grid, 1)
     x0, xo, xc = row(grid, 2)
     d0, do, dc = row(grid, 3)
     table = np.empty(6 * row_size(x, n_channels), x.dtype)
-    gradient_coefficients(x, pack, 0, n_channels, count, table)
+    gradient_coefficients(x, mean, invstd, weight, sums, 0, n_channels, count, table)
     cuts = row_cuts(n_outer, n_channels)
     for index in prange(cuts):
         gradient_cut(dy, x, dx, table, g0, go, x0, xo, d0, do, n_outer, n_channels, np.int64(index), cuts, streamed)

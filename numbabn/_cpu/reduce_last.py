@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from .._compile import Grid, In, Pack, inner, kernel, prange, row
+from .._compile import Grid, In, Table, WideRow, inner, kernel, prange, row
 from .._geometry import M2, MEAN, SUM_DY, SUM_DY_XMU
 from .intrinsics import cast, cast_like, fma, lanes, load_part, splat, store_part, within
 from .partition import HIGH, LOW, ROWS, part_range, row_parts
@@ -182,7 +182,7 @@ def moments_item(x, x0, xo, n_rows, n_channels, parts, item, sums, partial):
 
 
 @inner
-def merge_panel(x, x0, xo, n_rows, n_channels, parts, panel, partial, pack):
+def merge_panel(x, x0, xo, n_rows, n_channels, parts, panel, partial, stats):
     """Mean and M2 of a panel's channels from its parts, merged in their order.
 
     Where differences of infinities made a mean NaN it is sum / n, which keeps infinities of one sign.
@@ -205,12 +205,12 @@ def merge_panel(x, x0, xo, n_rows, n_channels, parts, panel, partial, pack):
             for r in range(n_rows):
                 mean += x[x0 + c0 + r * xo + c]
             mean /= n_rows
-        pack[MEAN, c0 + c] = mean
-        pack[M2, c0 + c] = 0.0 if m2 < 0.0 else m2
+        stats[MEAN, c0 + c] = mean
+        stats[M2, c0 + c] = 0.0 if m2 < 0.0 else m2
 
 
 @kernel
-def moments_channels_last(x: In, pack: Pack, grid: Grid) -> None:
+def moments_channels_last(x: In, stats: Table, grid: Grid) -> None:
     """Mean and M2 of each channel; reads 1 element's bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
     x0, xo, xc = row(grid, 1)
@@ -221,7 +221,7 @@ def moments_channels_last(x: In, pack: Pack, grid: Grid) -> None:
         sums = np.empty(4 * width, x.dtype)
         moments_item(x, x0, xo, n_outer, n_channels, parts, np.int64(index), sums, partial)
     for index in prange(panels):
-        merge_panel(x, x0, xo, n_outer, n_channels, parts, np.int64(index), partial, pack)
+        merge_panel(x, x0, xo, n_outer, n_channels, parts, np.int64(index), partial, stats)
 
 
 @inner
@@ -258,10 +258,10 @@ def chunk_rows_dots(dy, x, high, g, go, k, xo, n_rows, width, dots, partial, at)
 
 
 @inner
-def rows_dots(dy, x, pack, c0, width, g0, go, x0, xo, begin, end, high, dots, partial, at):
+def rows_dots(dy, x, mean, c0, width, g0, go, x0, xo, begin, end, high, dots, partial, at):
     """Both sums of `width` columns over rows begin..end, to partial[at:] and partial[at + width:]."""
     for c in range(width):
-        high[c] = pack[MEAN, c0 + c]
+        high[c] = mean[c0 + c]
     for c in range(2 * width):
         partial[at + c] = 0.0
     for first in range(begin, end, ROWS):
@@ -270,33 +270,33 @@ def rows_dots(dy, x, pack, c0, width, g0, go, x0, xo, begin, end, high, dots, pa
         k = x0 + c0 + first * xo
         chunk_rows_dots(dy, x, high, g, go, k, xo, n_rows, width, dots, partial, at)
     for c in range(width):
-        partial[at + width + c] -= (pack[MEAN, c0 + c] - np.float64(high[c])) * partial[at + c]
+        partial[at + width + c] -= (mean[c0 + c] - np.float64(high[c])) * partial[at + c]
 
 
 @inner
-def dots_item(dy, x, pack, g0, go, x0, xo, n_rows, n_channels, parts, item, high, dots, partial):
+def dots_item(dy, x, mean, g0, go, x0, xo, n_rows, n_channels, parts, item, high, dots, partial):
     """Both sums of one part of one panel, to its place in `partial`; `high` and `dots` are scratch for a row."""
     part, c0, width, size = panel_of(item, n_panels(n_channels), n_channels)
     first, last = part_range(n_rows, ROWS, part, parts)
-    rows_dots(dy, x, pack, c0, width, g0, go, x0, xo, first, last, high, dots, partial, item * size)
+    rows_dots(dy, x, mean, c0, width, g0, go, x0, xo, first, last, high, dots, partial, item * size)
 
 
 @inner
-def add_panel(n_channels, parts, panel, partial, pack):
+def add_panel(n_channels, parts, panel, partial, sums):
     """Both sums of a panel's channels, its parts added in their order."""
     panels = n_panels(n_channels)
     _, c0, width, size = panel_of(panel, panels, n_channels)
     for c in range(c0, c0 + width):
-        pack[SUM_DY, c] = pack[SUM_DY_XMU, c] = 0.0
+        sums[SUM_DY, c] = sums[SUM_DY_XMU, c] = 0.0
     for part in range(parts):
         k = (part * panels + panel) * size
         for c in range(width):
-            pack[SUM_DY, c0 + c] += partial[k + c]
-            pack[SUM_DY_XMU, c0 + c] += partial[k + width + c]
+            sums[SUM_DY, c0 + c] += partial[k + c]
+            sums[SUM_DY_XMU, c0 + c] += partial[k + width + c]
 
 
 @kernel
-def backward_reduce_channels_last(dy: In, x: In, pack: Pack, grid: Grid) -> None:
+def backward_reduce_channels_last(dy: In, x: In, mean: WideRow, sums: Table, grid: Grid) -> None:
     """Sums of dy and dy * (x - mean) of each channel; reads 2 elements' bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
     g0, go, gc = row(grid, 1)
@@ -306,6 +306,6 @@ def backward_reduce_channels_last(dy: In, x: In, pack: Pack, grid: Grid) -> None
     partial = np.empty(panels * parts * 2 * width)
     for index in prange(panels * parts):
         high, dots = np.empty(width, x.dtype), np.empty(width, x.dtype)
-        dots_item(dy, x, pack, g0, go, x0, xo, n_outer, n_channels, parts, np.int64(index), high, dots, partial)
+        dots_item(dy, x, mean, g0, go, x0, xo, n_outer, n_channels, parts, np.int64(index), high, dots, partial)
     for index in prange(panels):
-        add_panel(n_channels, parts, np.int64(index), partial, pack)
+        add_panel(n_channels, parts, np.int64(index), partial, sums)

@@ -1,0 +1,195 @@
+"""Sums over channels whose planes are short: neighbouring channels together, in the order of memory.
+
+Channel by channel, planes of 7x7 are 200 bytes here and there, which no prefetcher follows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .._compile import inner
+from .intrinsics import cast, fma, hsum, lanes, load, load_part, prefetch, rounded, splat, store, store_part
+from .partition import CHUNK, STRIP, merge, n_parts, part_range
+from .reduce_long import PILOT, chunk_of_sums, chunk_sum, retaken_chunk
+
+SHORT = 256  # elements of the longest plane that is short: 16x16
+RUN = 1024  # elements that the planes of a group, side by side, have at least: 4 KB of float32
+
+
+@inner
+def short_group(n_channels, n_inner):
+    """Neighbouring channels that are summed together."""
+    return min(n_channels, (RUN + n_inner - 1) // n_inner)
+
+
+@inner
+def planes_of_chunk(n_inner):
+    return CHUNK // n_inner
+
+
+@inner
+def short_parts(n_outer, n_inner):
+    planes = planes_of_chunk(n_inner)
+    return n_parts(n_outer * n_inner, (n_outer + planes - 1) // planes)
+
+
+@inner
+def is_short(n_inner):
+    return n_inner <= SHORT
+
+
+@inner
+def narrow_size(x, width):
+    """Length of the scratch, in x's dtype, for `width` channels: a vector of sums and one of squares for each."""
+    return 2 * width * lanes(x)
+
+
+@inner
+def wide_size(x, width):
+    """Length of the float64 scratch: a vector of squares for each channel, then pivot, base, mean and M2 of each.
+
+    Or two vectors of sums for each.
+    """
+    return width * 2 * lanes(x)
+
+
+@inner
+def add_plane(x, k, n_inner, ahead, pivot, narrow, at):
+    """Add the deviations of one plane from its channel's pivot, and their squares, to the channel's two vectors."""
+    step = lanes(x)
+    center = splat(x, pivot)
+    s, q = load(narrow, at), load(narrow, at + step)
+    stop = k + n_inner
+    while k + step <= stop:
+        prefetch(x, k + ahead)
+        d = load(x, k) - center
+        s, q = s + d, fma(d, d, q)
+        k += step
+    if k < stop:
+        d = load_part(x, k, stop - k, center) - center
+        s, q = s + d, fma(d, d, q)
+    store(narrow, at, s)
+    store(narrow, at + step, q)
+
+
+@inner
+def flush_squares(x, width, narrow, wide):
+    """Add the sums of squares to those in float64 and begin anew."""
+    step = lanes(x)
+    zero = splat(x, 0.0)
+    for c in range(width):
+        q = cast(load(narrow, (2 * c + 1) * step), np.float64)
+        store_part(wide, c * step, load_part(wide, c * step, step, q) + q, step)
+        store(narrow, (2 * c + 1) * step, zero)
+
+
+@inner
+def short_chunk(x, start, stride, c_stride, width, n_inner, first, last, narrow, wide, near):
+    """Sums of planes first..last of `width` channels, their pivots at wide[near:]."""
+    step = lanes(x)
+    zero = splat(x, 0.0)
+    for c in range(width):
+        store(narrow, 2 * c * step, zero)
+        store(narrow, (2 * c + 1) * step, zero)
+        store_part(wide, c * step, cast(zero, np.float64), step)
+    planes = max(1, STRIP // 4 // n_inner)  # a lane adds as many squares as in the sums of long planes
+    for strip in range(first, last, planes):
+        for o in range(strip, min(strip + planes, last)):
+            for c in range(width):
+                add_plane(x, start + o * stride + c * c_stride, n_inner, stride, wide[near + c], narrow, 2 * c * step)
+        flush_squares(x, width, narrow, wide)
+
+
+@inner
+def short_moments(x, start, stride, c_stride, width, n_outer, n_inner, part, parts, narrow, wide, partial, at):
+    """Count, mean and M2 of one part of `width` channels, to partial[at:], a channel `parts` after the other.
+
+    As for long planes, chunk by chunk around the mean of the chunk before.
+    """
+    step = lanes(x)
+    planes = planes_of_chunk(n_inner)
+    begin, end = part_range(n_outer, planes, part, parts)
+    near, base, mean, m2 = width * step, width * (step + 1), width * (step + 2), width * (step + 3)
+    pilot = min(PILOT, (end - begin) * n_inner)
+    for c in range(width):
+        first = begin * n_inner
+        pivot = chunk_sum(x, x.dtype, start + c * c_stride, stride, n_inner, first, first + pilot) / pilot
+        wide[near + c] = rounded(x, pivot)
+        wide[base + c] = pivot
+        wide[mean + c] = wide[m2 + c] = 0.0
+    count = 0.0
+    for first in range(begin, end, planes):
+        last = min(first + planes, end)
+        n = float((last - first) * n_inner)
+        short_chunk(x, start, stride, c_stride, width, n_inner, first, last, narrow, wide, near)
+        for c in range(width):
+            squares = load_part(wide, c * step, step, cast(splat(x, 0.0), np.float64))
+            chunk_mean, chunk_m2, sound = chunk_of_sums(wide[near + c], load(narrow, 2 * c * step), squares, n)
+            if not sound:
+                k = start + c * c_stride
+                chunk_mean, chunk_m2 = retaken_chunk(x, k, stride, n_inner, first * n_inner, last * n_inner)
+            wide[near + c] = rounded(x, chunk_mean)
+            wide[mean + c], wide[m2 + c] = merge(
+                count, wide[mean + c], wide[m2 + c], n, chunk_mean - wide[base + c], chunk_m2
+            )
+        count += n
+    for c in range(width):
+        to = at + c * parts + part
+        partial[to, 0] = count
+        partial[to, 1] = wide[base + c] + wide[mean + c]
+        partial[to, 2] = wide[m2 + c]
+
+
+@inner
+def add_plane_dots(dy, x, g, k, n_inner, g_ahead, x_ahead, high, narrow, at, wide, to):
+    """Add dy of one plane, and dy * (x - high), to its channel's vectors, float64 and x's dtype."""
+    step = lanes(x)
+    center, zero = splat(x, high), splat(x, 0.0)
+    t = load(narrow, at)
+    s = load_part(wide, to, step, cast(zero, np.float64))
+    stop = k + n_inner
+    while k + step <= stop:
+        prefetch(dy, g + g_ahead)
+        prefetch(x, k + x_ahead)
+        v = load(dy, g)
+        t = fma(v, load(x, k) - center, t)
+        s = s + cast(v, np.float64)
+        g += step
+        k += step
+    if k < stop:
+        v = load_part(dy, g, stop - k, zero)
+        t = fma(v, load_part(x, k, stop - k, center) - center, t)
+        s = s + cast(v, np.float64)
+    store(narrow, at, t)
+    store_part(wide, to, s, step)
+
+
+@inner
+def short_dots(
+    dy, x, mean, first, width, g0, go, gc, x0, xo, xc, n_outer, n_inner, part, parts, narrow, wide, partial, at
+):
+    """Both sums over one part of `width` channels from `first` on, to partial[at:], a channel `parts` after another."""
+    step = lanes(x)
+    zero = splat(x, 0.0)
+    planes = planes_of_chunk(n_inner)
+    begin, end = part_range(n_outer, planes, part, parts)
+    size = width * step  # the sums of dy, then those of the products
+    for k in range(0, 2 * size, step):
+        store_part(wide, k, cast(zero, np.float64), step)
+    for strip in range(begin, end, planes):
+        for k in range(0, size, step):
+            store(narrow, k, zero)
+        for o in range(strip, min(strip + planes, end)):
+            for c in range(width):
+                g, k = g0 + o * go + (first + c) * gc, x0 + o * xo + (first + c) * xc
+                high = rounded(x, mean[first + c])
+                add_plane_dots(dy, x, g, k, n_inner, go, xo, high, narrow, c * step, wide, c * step)
+        for k in range(0, size, step):
+            t = cast(load(narrow, k), np.float64)
+            store_part(wide, size + k, load_part(wide, size + k, step, t) + t, step)
+    for c in range(width):
+        s = hsum(load_part(wide, c * step, step, cast(zero, np.float64)))
+        t = hsum(load_part(wide, size + c * step, step, cast(zero, np.float64)))
+        to = at + c * parts + part
+        partial[to, 0] = s
+        partial[to, 1] = t - (mean[first + c] - rounded(x, mean[first + c])) * s
