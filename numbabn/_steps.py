@@ -28,9 +28,9 @@ def _backend() -> Any:
 
 
 @lru_cache(maxsize=256)
-def constant(n_channels: int, value: float, dtype: np.dtype[Any] = _FLOAT64) -> Array:
-    """A row of equal numbers, read-only."""
-    row = np.full(n_channels, value, dtype)
+def constant(shape: tuple[int, ...], value: float, dtype: np.dtype[Any] = _FLOAT64) -> Array:
+    """Equal numbers, read-only."""
+    row = np.full(shape, value, dtype)
     row.flags.writeable = False
     return row
 
@@ -83,12 +83,12 @@ def wide_row(layout: Layout, out: Array | None, name: str, value: Any) -> Array:
 
 
 def _stand_in(layout: Layout, name: str, dtype: np.dtype[Any]) -> Array:
-    """Row in place of a per-channel argument that is None."""
+    """What takes the place of a per-channel argument that is None."""
     if not name:
-        return np.zeros(layout.n_channels, dtype)
+        return np.zeros(layout.kept_shape, dtype)
     if name not in _LEFT_OUT:
         raise ValueError(f"{name} is None, expected one value for each channel")
-    return constant(layout.n_channels, _LEFT_OUT[name], dtype)
+    return constant(layout.kept_shape, _LEFT_OUT[name], dtype)
 
 
 def _wide_copy(layout: Layout, out: Array | None, name: str, value: Any) -> Array:

@@ -259,8 +259,8 @@ def batch_norm_backward(
     if needs_weight:
         d_weight = _row(sums, SUM_DY_XMU, lie.kept_shape) * _row(rows, 1, lie.kept_shape)
     if dx is not None and not training:
-        n = lie.n_channels  # x - 0 and a * x + -0 keep the sign of a zero
-        _steps.normalize(g, dx, (_steps.constant(n, 0.0), *rows[1:], _steps.constant(n, -0.0)), lie)
+        flat = (lie.n_channels,)  # x - 0 and a * x + -0 keep the sign of a zero
+        _steps.normalize(g, dx, (_steps.constant(flat, 0.0), *rows[1:], _steps.constant(flat, -0.0)), lie)
     return BatchNormGrads(dx if out is None else out, d_weight, d_bias)
 
 
