@@ -65,7 +65,7 @@ def test_a_changed_helper_is_seen_by_kernels_of_other_files(file: str, site: Pat
         source.write(EDITS[file])
     after = run(VALUES, tmp_path / "warm", site=site)
     assert after == run(VALUES, tmp_path / "cold", site=site)
-    # Kernels and NumPy code agree on the rows of a pack, so that exchanging them must not show.
+    # Kernels and NumPy code agree on the rows of statistics, so that exchanging them must not show.
     assert (after == before) == (EDITS[file] == ROWS_EXCHANGED)
 
 
@@ -73,10 +73,10 @@ def test_flags_that_the_cache_key_leaves_out_are_seen(tmp_path: Path) -> None:
     code = """
         import numpy as np
         from numbabn._cpu import reduce_first
-        x, pack = np.arange(24.0), np.zeros((5, 3))
+        x, stats = np.arange(24.0), np.zeros((3, 3))
         try:
             grid = np.array([[2, 3, 4], [6, 12, 4]])  # begins at 6: the last quarter lies behind the array
-            reduce_first.moments_channels_first(1, x, pack, grid)
+            reduce_first.moments_channels_first.on(1, x)(x, stats, grid)
         except IndexError:
             print("checked")
     """
