@@ -98,7 +98,7 @@ class kernel:  # noqa: N801 - a decorator
         kinds = {p.annotation for p in inspect.signature(self.function).parameters.values()}
         rows = bool(kinds & {"Row", "OutRow"})
         if not kinds & {"In", "Out"}:
-            found = list(chars) if rows else ["d"]
+            found = sorted({*chars, "d"}) if rows else ["d"]
         else:
             found = [char + row for char in chars for row in (sorted({char, "d"}) if rows else [""])]
         for twin in found:

@@ -11,11 +11,12 @@ from .batch import EPS, MOMENTUM, Batch, Call, Calls
 def calls(b: Batch) -> Calls:
     """All but `normalize`, which PyTorch does not have. NHWC arrays are what it calls channels_last."""
     torch: Any = import_module("torch")
-    torch.set_grad_enabled(False)
     x = torch.from_numpy(b.x)
     rank = 1 if x.ndim == 2 else x.ndim - 2
     kind = getattr(torch.nn, f"BatchNorm{rank}d")
-    learning, fixed = (kind(b.channels, eps=EPS, momentum=MOMENTUM, dtype=x.dtype) for _ in range(2))
+    learning, fixed = (
+        kind(b.channels, eps=EPS, momentum=MOMENTUM, dtype=x.dtype).requires_grad_(False) for _ in range(2)
+    )
     fixed.eval()
     return {
         "training": _forward(torch, b, True),
