@@ -15,11 +15,11 @@ PILOT = 128  # elements whose mean is a part's first pivot: a tenth of a standar
 
 
 @inner
-def chunk_sum(x, dtype, start, stride, n_inner, begin, end):
-    """Sum of elements begin..end of the channel that starts at `start`, accumulated in `dtype`."""
+def chunk_sum(x, start, stride, n_inner, begin, end):
+    """Sum, in float64, of elements begin..end of the channel that starts at `start`."""
     step = lanes(x)
     zero = splat(x, 0.0)
-    s0 = s1 = s2 = s3 = cast(zero, dtype)
+    s0 = s1 = s2 = s3 = cast(zero, np.float64)
     o = begin // n_inner
     i = begin - o * n_inner
     while begin < end:
@@ -27,16 +27,16 @@ def chunk_sum(x, dtype, start, stride, n_inner, begin, end):
         k = start + o * stride + i
         stop = k + n
         while k + 4 * step <= stop:
-            s0 = s0 + cast(load(x, k), dtype)
-            s1 = s1 + cast(load(x, k + step), dtype)
-            s2 = s2 + cast(load(x, k + 2 * step), dtype)
-            s3 = s3 + cast(load(x, k + 3 * step), dtype)
+            s0 = s0 + cast(load(x, k), np.float64)
+            s1 = s1 + cast(load(x, k + step), np.float64)
+            s2 = s2 + cast(load(x, k + 2 * step), np.float64)
+            s3 = s3 + cast(load(x, k + 3 * step), np.float64)
             k += 4 * step
         while k + step <= stop:
-            s0 = s0 + cast(load(x, k), dtype)
+            s0 = s0 + cast(load(x, k), np.float64)
             k += step
         if k < stop:
-            s1 = s1 + cast(load_part(x, k, stop - k, zero), dtype)
+            s1 = s1 + cast(load_part(x, k, stop - k, zero), np.float64)
         begin += n
         o += 1
         i = 0
@@ -134,13 +134,9 @@ def chunk_moments(x, dtype, near, start, stride, n_inner, begin, end):
 
 @inner
 def retaken_chunk(x, start, stride, n_inner, begin, end):
-    """Mean and M2 of a chunk that has lost digits, around its own mean; in float64 if that is not good enough."""
-    n = float(end - begin)
-    near = chunk_sum(x, x.dtype, start, stride, n_inner, begin, end) / n
-    near, m2, sound = chunk_moments(x, x.dtype, near, start, stride, n_inner, begin, end)
-    if not sound:
-        near = chunk_sum(x, np.float64, start, stride, n_inner, begin, end) / n
-        near, m2, sound = chunk_moments(x, np.float64, near, start, stride, n_inner, begin, end)
+    """Mean and M2 of a chunk that has lost digits, around its own mean and in float64."""
+    near = chunk_sum(x, start, stride, n_inner, begin, end) / (end - begin)
+    near, m2, _ = chunk_moments(x, np.float64, near, start, stride, n_inner, begin, end)
     return near, m2
 
 
@@ -155,7 +151,7 @@ def part_moments(x, start, stride, n_outer, n_inner, part, parts):
     begin, end = part_range(n_outer * n_inner, CHUNK, part, parts)
     pilot = min(begin + PILOT, end)
     count = mean = m2 = 0.0
-    near = base = chunk_sum(x, x.dtype, start, stride, n_inner, begin, pilot) / (pilot - begin)
+    near = base = chunk_sum(x, start, stride, n_inner, begin, pilot) / (pilot - begin)
     for first in range(begin, end, CHUNK):
         last = min(first + CHUNK, end)
         n = float(last - first)
@@ -171,7 +167,7 @@ def part_moments(x, start, stride, n_outer, n_inner, part, parts):
 def plain_mean(x, mean, start, stride, n_outer, n_inner):
     """The mean, unless differences of infinities made it NaN: then sum / n, which keeps infinities of one sign."""
     size = n_outer * n_inner
-    return chunk_sum(x, np.float64, start, stride, n_inner, 0, size) / size if math.isnan(mean) else mean
+    return chunk_sum(x, start, stride, n_inner, 0, size) / size if math.isnan(mean) else mean
 
 
 @inner

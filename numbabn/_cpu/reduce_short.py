@@ -113,7 +113,7 @@ def short_moments(x, start, stride, c_stride, width, n_outer, n_inner, part, par
     pilot = min(PILOT, (end - begin) * n_inner)
     for c in range(width):
         first = begin * n_inner
-        pivot = chunk_sum(x, x.dtype, start + c * c_stride, stride, n_inner, first, first + pilot) / pilot
+        pivot = chunk_sum(x, start + c * c_stride, stride, n_inner, first, first + pilot) / pilot
         wide[near + c] = rounded(x, pivot)
         wide[base + c] = pivot
         wide[mean + c] = wide[m2 + c] = 0.0
