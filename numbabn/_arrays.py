@@ -83,7 +83,7 @@ def output(out: Any, like: Array, *same: tuple[str, Array | None]) -> Array:
     ):
         array = _fitting(out, like)
     for name, other in same:
-        if other is None or other is array or are_apart(array, other):
+        if other is None or other is array or array.base is other.base is None or are_apart(array, other):
             continue
         if np.may_share_memory(array, other) and not is_same(array, other):
             require_apart(array, name, other)

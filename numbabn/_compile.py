@@ -75,7 +75,8 @@ class kernel:  # noqa: N801 - a decorator
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-        self._serial: dict[str, Callable[..., Any]] = {}  # by dtype character
+        self._twins: dict[tuple[str, bool], Any] = {}  # by dtype characters and parallel
+        self._serial: dict[str, Callable[..., Any]] = {}  # their entry points
         self._parallel: dict[str, Callable[..., Any]] = {}
         kernels.append(self)
 
@@ -83,17 +84,27 @@ class kernel:  # noqa: N801 - a decorator
         """What to call with x, a row and the rest: the twin for their dtypes and that many threads."""
         chars = x.dtype.char if row is None else x.dtype.char + row.dtype.char
         if threads == 1:
-            return self._serial.get(chars) or self.compiled(chars, False)
-        twin = self._parallel.get(chars) or self.compiled(chars, True)
+            return self._serial.get(chars) or self._enter(self._serial, chars, False)
+        twin = self._parallel.get(chars) or self._enter(self._parallel, chars, True)
         return twin if current().threads is None else partial(_run, twin, threads)
 
-    def compiled(self, chars: str, parallel: bool) -> Callable[..., Any]:
+    def compiled(self, chars: str, parallel: bool) -> Any:
         """Twin for dtype characters, of flat arrays and of rows, loaded from the cache or compiled on first use."""
-        twins = self._parallel if parallel else self._serial
         with global_compiler_lock:
-            if chars not in twins:
-                twins[chars] = self._compile(chars, parallel)
-            return twins[chars]
+            if (chars, parallel) not in self._twins:
+                self._twins[chars, parallel] = self._compile(chars, parallel)
+            return self._twins[chars, parallel]
+
+    def _enter(self, entries: dict[str, Callable[..., Any]], chars: str, parallel: bool) -> Callable[..., Any]:
+        """Note and return where to call a twin.
+
+        Its only signature's own entry: 0.3 us sooner than by way of Numba's look at the arguments' types, which is kept
+        where bounds are checked too.
+        """
+        twin = self.compiled(chars, parallel)
+        looks = numba.config.DISABLE_JIT or numba.config.BOUNDSCHECK
+        entries[chars] = twin if looks else twin.get_overload(*twin.signatures)
+        return entries[chars]
 
     def twins(self, chars: Iterable[str]) -> Iterator[tuple[str, bool]]:
         """Dtype characters and parallel of each twin that calls with arrays of these dtypes ask for."""

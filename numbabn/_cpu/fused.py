@@ -11,12 +11,11 @@ import numpy as np
 from .._compile import Grid, In, Out, OutRow, Row, Table, WideRow, inner, kernel, prange, row
 from .._geometry import INVSTD, M2, MEAN, SUM_DY, SUM_DY_XMU
 from .._scalar import blend as _blend
-from .partition import row_parts
 from .pointwise import INVERTED, gradient_coefficients, invstd, normalize_coefficients, row_size
 from .pointwise_first import gradient_planes, normalize_planes
 from .pointwise_last import gradient_cut, normalize_cut, row_cuts
 from .reduce_first import add_parts, group_dots, group_moments, group_parts, group_size, merge_parts
-from .reduce_last import PANEL, add_panel, dots_item, merge_panel, moments_item, n_panels
+from .reduce_last import PANEL, dots_item, dots_panel, moments_item, moments_panel, rows_plan
 from .reduce_short import narrow_size, wide_size
 
 GROUP = 1 << 16  # bytes of neighbouring channels that one work item takes
@@ -119,14 +118,14 @@ def forward_channels_last(
     n_outer, n_channels, n_inner = row(grid, 0)
     x0, xo, xc = row(grid, 1)
     y0, yo, yc = row(grid, 2)
-    parts, panels = row_parts(n_outer, n_channels), n_panels(n_channels)
-    width = min(PANEL, n_channels)
+    abreast, n_rows, n_columns, parts, panels = rows_plan(n_outer, n_channels, xo != n_channels)
+    width = min(PANEL, n_columns)
     partial = np.empty(panels * parts * 2 * width)
     for index in prange(panels * parts):
         sums = np.empty(4 * width, x.dtype)
-        moments_item(x, x0, xo, n_outer, n_channels, parts, np.int64(index), sums, partial)
+        moments_item(x, x0, xo * abreast, n_rows, n_columns, parts, np.int64(index), sums, partial)
     for index in prange(panels):
-        merge_panel(x, x0, xo, n_outer, n_channels, parts, np.int64(index), partial, stats)
+        moments_panel(x, x0, xo, n_outer, abreast, n_columns, parts, np.int64(index), partial, stats)
     for c in range(n_channels):
         stats[INVSTD, c] = invstd(stats[M2, c] / n_outer, eps)
     table = np.empty(3 * row_size(x, n_channels), x.dtype)
@@ -229,14 +228,18 @@ def backward_channels_last(
     g0, go, gc = row(grid, 1)
     x0, xo, xc = row(grid, 2)
     d0, do, dc = row(grid, 3)
-    parts, panels = row_parts(n_outer, n_channels), n_panels(n_channels)
-    width = min(PANEL, n_channels)
+    gaps = go != n_channels or xo != n_channels
+    abreast, n_rows, n_columns, parts, panels = rows_plan(n_outer, n_channels, gaps)
+    width = min(PANEL, n_columns)
     partial = np.empty(panels * parts * 2 * width)
     for index in prange(panels * parts):
-        high, dots = np.empty(width, x.dtype), np.empty(width, x.dtype)
-        dots_item(dy, x, mean, g0, go, x0, xo, n_outer, n_channels, parts, np.int64(index), high, dots, partial)
+        scratch, item = np.empty(2 * width, x.dtype), np.int64(index)
+        dots_item(
+            dy, x, mean, g0, go * abreast, x0, xo * abreast, abreast, n_rows, n_columns, parts, item, scratch, partial
+        )
     for index in prange(panels):
-        add_panel(n_channels, parts, np.int64(index), partial, sums)
+        panel = np.int64(index)
+        dots_panel(dy, x, mean, g0, go, x0, xo, n_outer, abreast, n_columns, parts, panel, partial, sums)
     table = np.empty(6 * row_size(x, n_channels), x.dtype)
     gradient_coefficients(x, mean, invstd, weight, sums, 0, n_channels, float(n_outer), table)
     cuts = row_cuts(n_outer, n_channels)

@@ -1,4 +1,8 @@
-"""Sums over channels that lie next to each other in rows, (N, C) and NHWC: moments, and two sums for the backward."""
+"""Sums over channels that lie next to each other in rows, (N, C) and NHWC: moments, and two sums for the backward.
+
+Rows of a few channels are summed side by side, so many as fill some vectors, as if they were one row; what a channel
+then has in several columns is merged in the end.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,20 @@ import numpy as np
 from .._compile import Grid, In, Table, WideRow, inner, kernel, prange, row
 from .._geometry import M2, MEAN, SUM_DY, SUM_DY_XMU
 from .intrinsics import cast, cast_like, fma, lanes, load_part, splat, store_part, within
-from .partition import HIGH, LOW, ROWS, part_range, row_parts
+from .partition import HIGH, LOW, ROWS, merge, part_range, row_parts
 
-PANEL = 512  # channels that one work item takes of a row: 2 KB of float32, and as much for each of its sums in L1
+PANEL = 512  # columns that one work item takes of a row: 2 KB of float32, and as much for each of its sums in L1
+ABREAST = 128  # columns that rows side by side may have
 PILOT = 8  # rows whose mean is a part's first pivot
+
+
+@inner
+def rows_abreast(n_rows, n_channels, gaps):
+    """Rows that are summed side by side: none where they have gaps, or are too few for a chunk of such rows."""
+    n = 1
+    while not gaps and 2 * n * n_channels <= ABREAST and 2 * n * ROWS <= n_rows:
+        n *= 2
+    return n
 
 
 @inner
@@ -29,6 +43,28 @@ def rows_mean(x, k, stride, n_rows, width, mean):
 
 
 @inner
+def four_deviations(x, k, stride, n, pivot):
+    """Sums of x - pivot and of its square over four rows of n <= lanes columns, in the dtype of `pivot`."""
+    zero = splat(x, 0.0)
+    d0 = cast_like(load_part(x, k, n, zero), pivot) - pivot
+    d1 = cast_like(load_part(x, k + stride, n, zero), pivot) - pivot
+    d2 = cast_like(load_part(x, k + 2 * stride, n, zero), pivot) - pivot
+    d3 = cast_like(load_part(x, k + 3 * stride, n, zero), pivot) - pivot
+    return (d0 + d1) + (d2 + d3), fma(d0, d0, d1 * d1) + fma(d2, d2, d3 * d3)
+
+
+@inner
+def add_eight(x, k, stride, width, c, n, sums):
+    """Add eight rows of n <= lanes columns to the chunk's sums."""
+    zero = splat(x, 0.0)
+    pivot = load_part(sums, c, n, zero)
+    s0, q0 = four_deviations(x, k + c, stride, n, pivot)
+    s1, q1 = four_deviations(x, k + c + 4 * stride, stride, n, pivot)
+    store_part(sums, width + c, load_part(sums, width + c, n, zero) + (s0 + s1), n)
+    store_part(sums, 2 * width + c, load_part(sums, 2 * width + c, n, zero) + (q0 + q1), n)
+
+
+@inner
 def rows_deviations(x, k, stride, n_rows, width, sums):
     """Sums of x - pivot and of its square over a chunk, in x's dtype: row by row, as the memory comes in.
 
@@ -36,29 +72,22 @@ def rows_deviations(x, k, stride, n_rows, width, sums):
     """
     step = lanes(x)
     zero = splat(x, 0.0)
+    whole = width // step * step
     for c in range(width, 3 * width, step):
         store_part(sums, c, zero, min(step, 3 * width - c))
-    for _ in range(n_rows // 4):
+    for _ in range(n_rows // 8):
+        for c in range(0, whole, step):
+            add_eight(x, k, stride, width, c, step, sums)
+        if whole < width:
+            add_eight(x, k, stride, width, whole, width - whole, sums)
+        k += 8 * stride
+    for _ in range(n_rows % 8):
         for c in range(0, width, step):
             n = min(step, width - c)
-            pivot = load_part(sums, c, n, zero)
-            d0, d1 = load_part(x, k + c, n, pivot) - pivot, load_part(x, k + c + stride, n, pivot) - pivot
-            d2, d3 = (
-                load_part(x, k + c + 2 * stride, n, pivot) - pivot,
-                load_part(x, k + c + 3 * stride, n, pivot) - pivot,
-            )
+            d = load_part(x, k + c, n, zero) - load_part(sums, c, n, zero)
             s, q = load_part(sums, width + c, n, zero), load_part(sums, 2 * width + c, n, zero)
-            store_part(sums, width + c, s + ((d0 + d1) + (d2 + d3)), n)
-            store_part(sums, 2 * width + c, q + (fma(d0, d0, d1 * d1) + fma(d2, d2, d3 * d3)), n)
-        k += 4 * stride
-    for _ in range(n_rows % 4):
-        for c in range(0, width, step):
-            n = min(step, width - c)
-            pivot = load_part(sums, c, n, zero)
-            d0 = load_part(x, k + c, n, pivot) - pivot
-            s, q = load_part(sums, width + c, n, zero), load_part(sums, 2 * width + c, n, zero)
-            store_part(sums, width + c, s + d0, n)
-            store_part(sums, 2 * width + c, fma(d0, d0, q), n)
+            store_part(sums, width + c, s + d, n)
+            store_part(sums, 2 * width + c, fma(d, d, q), n)
         k += stride
 
 
@@ -71,50 +100,36 @@ def moments_of_sums(pivot, s, q, count):
 
 
 @inner
-def column_moments(x, k, stride, n_rows, n, pivot):
-    """Mean and M2, float64, of n <= lanes columns over a chunk, summed in the dtype of `pivot`."""
-    zero = splat(x, 0.0)
-    s = q = splat(pivot, 0.0)
-    for _ in range(n_rows // 4):
-        d0 = cast_like(load_part(x, k, n, zero), pivot) - pivot
-        d1 = cast_like(load_part(x, k + stride, n, zero), pivot) - pivot
-        d2 = cast_like(load_part(x, k + 2 * stride, n, zero), pivot) - pivot
-        d3 = cast_like(load_part(x, k + 3 * stride, n, zero), pivot) - pivot
-        s = s + ((d0 + d1) + (d2 + d3))
-        q = q + (fma(d0, d0, d1 * d1) + fma(d2, d2, d3 * d3))
-        k += 4 * stride
-    for _ in range(n_rows % 4):
-        d0 = cast_like(load_part(x, k, n, zero), pivot) - pivot
-        s = s + d0
-        q = fma(d0, d0, q)
-        k += stride
-    return moments_of_sums(pivot, s, q, n_rows)
-
-
-@inner
-def column_mean(x, k, stride, n_rows, n):
-    """Mean, float64, of n <= lanes columns over a chunk."""
+def retaken_columns(x, k, stride, n_rows, n):
+    """Mean and M2 of n <= lanes columns over a chunk that has lost digits, around their own means and in float64."""
     zero = splat(x, 0.0)
     s = cast(zero, np.float64)
     for r in range(n_rows):
         s = s + cast(load_part(x, k + r * stride, n, zero), np.float64)
-    return s * splat(s, 1.0 / n_rows)
+    pivot = s * splat(s, 1.0 / n_rows)
+    s = q = cast(zero, np.float64)
+    for _ in range(n_rows // 4):
+        d, squares = four_deviations(x, k, stride, n, pivot)
+        s, q = s + d, q + squares
+        k += 4 * stride
+    for _ in range(n_rows % 4):
+        d = cast(load_part(x, k, n, zero), np.float64) - pivot
+        s, q = s + d, fma(d, d, q)
+        k += stride
+    return moments_of_sums(pivot, s, q, n_rows)
 
 
 @inner
 def chunk_columns(x, k, stride, n_rows, n, pivot, s, q):
     """Mean and M2 of n <= lanes columns over a chunk from its sums, unless these have lost digits.
 
-    Where a pivot is more than a standard deviation away from its column's mean, half of the squares would cancel: the
-    columns are taken again around their own means. What float32 then still cannot hold is taken in float64.
+    They have where a pivot is more than a standard deviation away from its column's mean, as half of the squares then
+    cancel.
     """
     mean, m2 = moments_of_sums(pivot, s, q, n_rows)
     if within(m2 + m2 - cast(q, np.float64), n, LOW * n_rows, HIGH):
         return mean, m2
-    mean, m2 = column_moments(x, k, stride, n_rows, n, cast_like(mean, pivot))
-    if within(m2, n, LOW * n_rows, HIGH):
-        return mean, m2
-    return column_moments(x, k, stride, n_rows, n, column_mean(x, k, stride, n_rows, n))
+    return retaken_columns(x, k, stride, n_rows, n)
 
 
 @inner
@@ -136,7 +151,7 @@ def rows_moments(x, start, stride, begin, end, width, sums, partial, at):
     """Mean and M2 of `width` columns over rows begin..end, to partial[at:] and partial[at + width:].
 
     One pass: the pivot of a chunk is the mean of the chunk before it. Means are merged as offsets from the first pivot:
-    hundreds of roundings far from zero would add up.
+    hundreds of roundings far from zero would add up. `sums` is scratch for four rows.
     """
     step = lanes(x)
     zero = splat(x, 0.0)
@@ -161,52 +176,81 @@ def rows_moments(x, start, stride, begin, end, width, sums, partial, at):
 
 
 @inner
-def n_panels(n_channels):
-    return (n_channels + PANEL - 1) // PANEL
+def n_panels(n_columns):
+    return (n_columns + PANEL - 1) // PANEL
 
 
 @inner
-def panel_of(item, panels, n_channels):
-    """Part, first channel and width of a work item of a pass over rows, and the length of its results."""
+def panel_of(item, panels, n_columns):
+    """Part, first column and width of a work item of a pass over rows."""
     part = item // panels
     c0 = (item - part * panels) * PANEL
-    return part, c0, min(PANEL, n_channels - c0), 2 * min(PANEL, n_channels)
+    return part, c0, min(PANEL, n_columns - c0)
 
 
 @inner
-def moments_item(x, x0, xo, n_rows, n_channels, parts, item, sums, partial):
-    """Moments of one part of one panel, to its place in `partial`; `sums` is scratch for four rows."""
-    part, c0, width, size = panel_of(item, n_panels(n_channels), n_channels)
-    first, last = part_range(n_rows, ROWS, part, parts)
-    rows_moments(x, x0 + c0, xo, first, last, width, sums, partial, item * size)
-
-
-@inner
-def merge_panel(x, x0, xo, n_rows, n_channels, parts, panel, partial, stats):
-    """Mean and M2 of a panel's channels from its parts, merged in their order.
-
-    Where differences of infinities made a mean NaN it is sum / n, which keeps infinities of one sign.
-    """
-    panels = n_panels(n_channels)
-    _, c0, width, size = panel_of(panel, panels, n_channels)
+def merge_rows(partial, at, ahead, width, n_rows, parts):
+    """Merge mean and M2 of all parts of `width` columns, each `ahead` further than the one before, in their order."""
     zero = splat(partial, 0.0)
-    at = panel * size
     for part in range(1, parts):
         first, last = part_range(n_rows, ROWS, part, parts)
-        k = (part * panels + panel) * size
+        k = at + part * ahead
         for c in range(0, width, lanes(partial)):
             n = min(lanes(partial), width - c)
             mean, m2 = load_part(partial, k + c, n, zero), load_part(partial, k + width + c, n, zero)
             add_moments(partial, at, width, c, n, float(first), float(last - first), mean, m2)
-    for c in range(width):
-        mean, m2 = partial[at + c], partial[at + width + c]
+
+
+@inner
+def store_moments(x, x0, xo, n_rows, abreast, c0, width, partial, at, stats):
+    """Mean and M2 of channels from c0 on from those of the `width` columns at partial[at:], and of the last rows.
+
+    Where differences of infinities made a mean NaN it is sum / n, which keeps infinities of one sign.
+    """
+    channels = width // abreast
+    rows = n_rows // abreast
+    for c in range(channels):
+        k = x0 + c0 + c
+        count, mean, m2 = float(rows), partial[at + c], partial[at + width + c]
+        for column in range(at + c + channels, at + width, channels):
+            mean, m2 = merge(count, mean, m2, float(rows), partial[column], partial[column + width])
+            count += rows
+        for r in range(rows * abreast, n_rows):
+            v = np.float64(x[k + r * xo])
+            mean, m2 = merge(count, mean, m2, 1.0, v, v - v)  # M2 of one value: 0, but NaN for an infinity
+            count += 1.0
         if math.isnan(mean):
             mean = 0.0
             for r in range(n_rows):
-                mean += x[x0 + c0 + r * xo + c]
+                mean += x[k + r * xo]
             mean /= n_rows
         stats[MEAN, c0 + c] = mean
         stats[M2, c0 + c] = 0.0 if m2 < 0.0 else m2
+
+
+@inner
+def rows_plan(n_outer, n_channels, gaps):
+    """Rows abreast, and the rows, columns, parts and panels that then are summed."""
+    abreast = rows_abreast(n_outer, n_channels, gaps)
+    n_rows, n_columns = n_outer // abreast, n_channels * abreast
+    return abreast, n_rows, n_columns, row_parts(n_rows, n_columns), n_panels(n_columns)
+
+
+@inner
+def moments_item(x, x0, stride, n_rows, n_columns, parts, item, sums, partial):
+    """Moments of one part of one panel, to its place in `partial`; `sums` is scratch for four rows."""
+    part, c0, width = panel_of(item, n_panels(n_columns), n_columns)
+    first, last = part_range(n_rows, ROWS, part, parts)
+    rows_moments(x, x0 + c0, stride, first, last, width, sums, partial, item * 2 * min(PANEL, n_columns))
+
+
+@inner
+def moments_panel(x, x0, xo, n_outer, abreast, n_columns, parts, panel, partial, stats):
+    """MEAN and M2 of a panel's channels from its parts."""
+    panels, size = n_panels(n_columns), 2 * min(PANEL, n_columns)
+    _, c0, width = panel_of(panel, panels, n_columns)
+    merge_rows(partial, panel * size, panels * size, width, n_outer // abreast, parts)
+    store_moments(x, x0, xo, n_outer, abreast, c0, width, partial, panel * size, stats)
 
 
 @kernel
@@ -214,85 +258,126 @@ def moments_channels_last(x: In, stats: Table, grid: Grid) -> None:
     """Mean and M2 of each channel; reads 1 element's bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
     x0, xo, xc = row(grid, 1)
-    parts, panels = row_parts(n_outer, n_channels), n_panels(n_channels)
-    width = min(PANEL, n_channels)
+    abreast, n_rows, n_columns, parts, panels = rows_plan(n_outer, n_channels, xo != n_channels)
+    width = min(PANEL, n_columns)
     partial = np.empty(panels * parts * 2 * width)
     for index in prange(panels * parts):
         sums = np.empty(4 * width, x.dtype)
-        moments_item(x, x0, xo, n_outer, n_channels, parts, np.int64(index), sums, partial)
+        moments_item(x, x0, xo * abreast, n_rows, n_columns, parts, np.int64(index), sums, partial)
     for index in prange(panels):
-        merge_panel(x, x0, xo, n_outer, n_channels, parts, np.int64(index), partial, stats)
+        moments_panel(x, x0, xo, n_outer, abreast, n_columns, parts, np.int64(index), partial, stats)
 
 
 @inner
-def chunk_rows_dots(dy, x, high, g, go, k, xo, n_rows, width, dots, partial, at):
-    """Add both sums of `width` columns over a chunk to partial[at:] and partial[at + width:]."""
+def two_dots(dy, x, g, go, k, xo, n, center):
+    """Sum of dy, in float64, and of dy * (x - center) over two rows of n <= lanes columns."""
+    zero = splat(x, 0.0)
+    g0, g1 = load_part(dy, g, n, zero), load_part(dy, g + go, n, zero)
+    t = fma(g0, load_part(x, k, n, zero) - center, g1 * (load_part(x, k + xo, n, zero) - center))
+    return cast(g0, np.float64) + cast(g1, np.float64), t
+
+
+@inner
+def add_four_dots(dy, x, g, go, k, xo, width, c, n, scratch, partial, at):
+    """Add four rows of n <= lanes columns to the chunk's sums."""
+    zero = splat(x, 0.0)
+    center = load_part(scratch, c, n, zero)
+    s0, t0 = two_dots(dy, x, g + c, go, k + c, xo, n, center)
+    s1, t1 = two_dots(dy, x, g + c + 2 * go, go, k + c + 2 * xo, xo, n, center)
+    store_part(scratch, width + c, load_part(scratch, width + c, n, zero) + (t0 + t1), n)
+    store_part(partial, at + c, load_part(partial, at + c, n, s0) + (s0 + s1), n)
+
+
+@inner
+def chunk_dots(dy, x, g, go, k, xo, n_rows, width, scratch, partial, at):
+    """Add both sums of `width` columns over a chunk to partial[at:] and partial[at + width:].
+
+    The two rows of `scratch`, `width` long, are the high means and the sums of the products.
+    """
     step = lanes(x)
     zero = splat(x, 0.0)
-    wide = cast(zero, np.float64)
-    for c in range(0, width, step):
-        store_part(dots, c, zero, min(step, width - c))
-    for _ in range(n_rows // 2):
+    whole = width // step * step
+    for c in range(width, 2 * width, step):
+        store_part(scratch, c, zero, min(step, 2 * width - c))
+    for _ in range(n_rows // 4):
+        for c in range(0, whole, step):
+            add_four_dots(dy, x, g, go, k, xo, width, c, step, scratch, partial, at)
+        if whole < width:
+            add_four_dots(dy, x, g, go, k, xo, width, whole, width - whole, scratch, partial, at)
+        g += 4 * go
+        k += 4 * xo
+    for _ in range(n_rows % 4):
         for c in range(0, width, step):
             n = min(step, width - c)
-            center = load_part(high, c, n, zero)
-            g0, g1 = load_part(dy, g + c, n, zero), load_part(dy, g + go + c, n, zero)
-            t = g0 * (load_part(x, k + c, n, zero) - center)
-            t = fma(g1, load_part(x, k + xo + c, n, zero) - center, t)
-            store_part(dots, c, load_part(dots, c, n, zero) + t, n)
-            s = cast(g0, np.float64) + cast(g1, np.float64)
-            store_part(partial, at + c, load_part(partial, at + c, n, wide) + s, n)
-        g += 2 * go
-        k += 2 * xo
-    if n_rows % 2 == 1:
-        for c in range(0, width, step):
-            n = min(step, width - c)
-            g0 = load_part(dy, g + c, n, zero)
-            t = g0 * (load_part(x, k + c, n, zero) - load_part(high, c, n, zero))
-            store_part(dots, c, load_part(dots, c, n, zero) + t, n)
-            store_part(partial, at + c, load_part(partial, at + c, n, wide) + cast(g0, np.float64), n)
+            v = load_part(dy, g + c, n, zero)
+            d = load_part(x, k + c, n, zero) - load_part(scratch, c, n, zero)
+            store_part(scratch, width + c, fma(v, d, load_part(scratch, width + c, n, zero)), n)
+            s = cast(v, np.float64)
+            store_part(partial, at + c, load_part(partial, at + c, n, s) + s, n)
+        g += go
+        k += xo
     for c in range(0, width, step):
         n = min(step, width - c)
-        t = load_part(partial, at + width + c, n, wide) + cast(load_part(dots, c, n, zero), np.float64)
-        store_part(partial, at + width + c, t, n)
+        t = cast(load_part(scratch, width + c, n, zero), np.float64)
+        store_part(partial, at + width + c, load_part(partial, at + width + c, n, t) + t, n)
 
 
 @inner
-def rows_dots(dy, x, mean, c0, width, g0, go, x0, xo, begin, end, high, dots, partial, at):
-    """Both sums of `width` columns over rows begin..end, to partial[at:] and partial[at + width:]."""
-    for c in range(width):
-        high[c] = mean[c0 + c]
+def rows_dots(dy, x, mean, channels, c0, width, g0, go, x0, xo, begin, end, scratch, partial, at):
+    """Both sums of `width` columns over rows begin..end, to partial[at:] and partial[at + width:].
+
+    The columns are channels from c0 on, again and again where rows lie abreast. `scratch` is for two rows.
+    """
+    for column in range(0, width, channels):
+        for c in range(channels):
+            scratch[column + c] = mean[c0 + c]
     for c in range(2 * width):
         partial[at + c] = 0.0
     for first in range(begin, end, ROWS):
         n_rows = min(ROWS, end - first)
-        g = g0 + c0 + first * go
-        k = x0 + c0 + first * xo
-        chunk_rows_dots(dy, x, high, g, go, k, xo, n_rows, width, dots, partial, at)
-    for c in range(width):
-        partial[at + width + c] -= (mean[c0 + c] - np.float64(high[c])) * partial[at + c]
+        chunk_dots(dy, x, g0 + first * go, go, x0 + first * xo, xo, n_rows, width, scratch, partial, at)
+    for column in range(0, width, channels):
+        for c in range(channels):
+            k = at + column + c
+            partial[k + width] -= (mean[c0 + c] - np.float64(scratch[c])) * partial[k]
 
 
 @inner
-def dots_item(dy, x, mean, g0, go, x0, xo, n_rows, n_channels, parts, item, high, dots, partial):
-    """Both sums of one part of one panel, to its place in `partial`; `high` and `dots` are scratch for a row."""
-    part, c0, width, size = panel_of(item, n_panels(n_channels), n_channels)
+def store_dots(dy, x, mean, g0, go, x0, xo, n_rows, abreast, c0, width, parts, partial, at, ahead, sums):
+    """Both sums of channels from c0 on from those of their columns in all parts, in order, and of the last rows."""
+    channels = width // abreast
+    for c in range(channels):
+        i = c0 + c
+        s = t = 0.0
+        for part in range(parts):
+            k = at + part * ahead
+            for column in range(k + c, k + width, channels):
+                s += partial[column]
+                t += partial[column + width]
+        for r in range(n_rows // abreast * abreast, n_rows):
+            v = np.float64(dy[g0 + r * go + i])
+            s += v
+            t += v * (x[x0 + r * xo + i] - mean[i])
+        sums[SUM_DY, i] = s
+        sums[SUM_DY_XMU, i] = t
+
+
+@inner
+def dots_item(dy, x, mean, g0, go, x0, xo, abreast, n_rows, n_columns, parts, item, scratch, partial):
+    """Both sums of one part of one panel, to its place in `partial`; `scratch` is for two rows."""
+    part, c0, width = panel_of(item, n_panels(n_columns), n_columns)
     first, last = part_range(n_rows, ROWS, part, parts)
-    rows_dots(dy, x, mean, c0, width, g0, go, x0, xo, first, last, high, dots, partial, item * size)
+    g, k, at = g0 + c0, x0 + c0, item * 2 * min(PANEL, n_columns)
+    rows_dots(dy, x, mean, width // abreast, c0, width, g, go, k, xo, first, last, scratch, partial, at)
 
 
 @inner
-def add_panel(n_channels, parts, panel, partial, sums):
-    """Both sums of a panel's channels, its parts added in their order."""
-    panels = n_panels(n_channels)
-    _, c0, width, size = panel_of(panel, panels, n_channels)
-    for c in range(c0, c0 + width):
-        sums[SUM_DY, c] = sums[SUM_DY_XMU, c] = 0.0
-    for part in range(parts):
-        k = (part * panels + panel) * size
-        for c in range(width):
-            sums[SUM_DY, c0 + c] += partial[k + c]
-            sums[SUM_DY_XMU, c0 + c] += partial[k + width + c]
+def dots_panel(dy, x, mean, g0, go, x0, xo, n_outer, abreast, n_columns, parts, panel, partial, sums):
+    """SUM_DY and SUM_DY_XMU of a panel's channels from its parts."""
+    panels, size = n_panels(n_columns), 2 * min(PANEL, n_columns)
+    _, c0, width = panel_of(panel, panels, n_columns)
+    at, ahead = panel * size, panels * size
+    store_dots(dy, x, mean, g0, go, x0, xo, n_outer, abreast, c0, width, parts, partial, at, ahead, sums)
 
 
 @kernel
@@ -301,11 +386,15 @@ def backward_reduce_channels_last(dy: In, x: In, mean: WideRow, sums: Table, gri
     n_outer, n_channels, n_inner = row(grid, 0)
     g0, go, gc = row(grid, 1)
     x0, xo, xc = row(grid, 2)
-    parts, panels = row_parts(n_outer, n_channels), n_panels(n_channels)
-    width = min(PANEL, n_channels)
+    gaps = go != n_channels or xo != n_channels
+    abreast, n_rows, n_columns, parts, panels = rows_plan(n_outer, n_channels, gaps)
+    width = min(PANEL, n_columns)
     partial = np.empty(panels * parts * 2 * width)
     for index in prange(panels * parts):
-        high, dots = np.empty(width, x.dtype), np.empty(width, x.dtype)
-        dots_item(dy, x, mean, g0, go, x0, xo, n_outer, n_channels, parts, np.int64(index), high, dots, partial)
+        scratch, item = np.empty(2 * width, x.dtype), np.int64(index)
+        dots_item(
+            dy, x, mean, g0, go * abreast, x0, xo * abreast, abreast, n_rows, n_columns, parts, item, scratch, partial
+        )
     for index in prange(panels):
-        add_panel(n_channels, parts, np.int64(index), partial, sums)
+        panel = np.int64(index)
+        dots_panel(dy, x, mean, g0, go, x0, xo, n_outer, abreast, n_columns, parts, panel, partial, sums)
