@@ -51,6 +51,14 @@ def merge_parts(x, start, xo, n_outer, n_inner, parts, partial, at):
     return plain_mean(x, mean, start, xo, n_outer, n_inner), m2
 
 
+@inner
+def store_moments(x, x0, xo, xc, first, width, n_outer, n_inner, parts, partial, at, stats):
+    """MEAN and M2 of `width` channels from `first` on from their parts at partial[at:]."""
+    for c in range(first, first + width):
+        k = at + (c - first) * parts
+        stats[MEAN, c], stats[M2, c] = merge_parts(x, x0 + c * xc, xo, n_outer, n_inner, parts, partial, k)
+
+
 @kernel
 def moments_channels_first(x: In, stats: Table, grid: Grid) -> None:
     """Mean and M2 of each channel; reads 1 element's bytes an element."""
@@ -65,8 +73,10 @@ def moments_channels_first(x: In, stats: Table, grid: Grid) -> None:
         narrow, wide = np.empty(narrow_size(x, width), x.dtype), np.empty(wide_size(x, width))
         part = item % parts
         group_moments(x, x0, xo, xc, first, width, n_outer, n_inner, part, parts, narrow, wide, partial, first * parts)
-    for c in range(n_channels):
-        stats[MEAN, c], stats[M2, c] = merge_parts(x, x0 + c * xc, xo, n_outer, n_inner, parts, partial, c * parts)
+        if parts == 1:
+            store_moments(x, x0, xo, xc, first, width, n_outer, n_inner, parts, partial, first, stats)
+    if parts > 1:
+        store_moments(x, x0, xo, xc, 0, n_channels, n_outer, n_inner, parts, partial, 0, stats)
 
 
 @inner

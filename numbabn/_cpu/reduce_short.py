@@ -10,9 +10,10 @@ import numpy as np
 from .._compile import inner
 from .intrinsics import cast, fma, hsum, lanes, load, load_part, prefetch, rounded, splat, store, store_part
 from .partition import CHUNK, STRIP, merge, n_parts, part_range
-from .reduce_long import PILOT, chunk_of_sums, chunk_sum, retaken_chunk
+from .reduce_long import chunk_of_sums, retaken_chunk
 
 SHORT = 256  # elements of the longest plane that is short: 16x16
+PILOT = 4  # planes whose first elements give a part's first pivot: an eighth of a standard deviation off
 RUN = 1024  # elements that the planes of a group, side by side, have at least: 4 KB of float32
 
 
@@ -92,12 +93,23 @@ def short_chunk(x, start, stride, c_stride, width, n_inner, first, last, narrow,
         store(narrow, 2 * c * step, zero)
         store(narrow, (2 * c + 1) * step, zero)
         store_part(wide, c * step, cast(zero, np.float64), step)
-    planes = max(1, STRIP // 4 // n_inner)  # a lane adds as many squares as in the sums of long planes
+    planes = max(1, STRIP // (4 * max(step, n_inner)))  # a lane adds as many squares as in the sums of long planes
     for strip in range(first, last, planes):
         for o in range(strip, min(strip + planes, last)):
             for c in range(width):
                 add_plane(x, start + o * stride + c * c_stride, n_inner, stride, wide[near + c], narrow, 2 * c * step)
         flush_squares(x, width, narrow, wide)
+
+
+@inner
+def pilot_mean(x, k, stride, n_inner, n_planes):
+    """Mean of the first elements of a few planes, a vector of each."""
+    n = min(lanes(x), n_inner)
+    zero = splat(x, 0.0)
+    s = cast(zero, np.float64)
+    for o in range(n_planes):
+        s = s + cast(load_part(x, k + o * stride, n, zero), np.float64)
+    return hsum(s) / (n_planes * n)
 
 
 @inner
@@ -110,21 +122,19 @@ def short_moments(x, start, stride, c_stride, width, n_outer, n_inner, part, par
     planes = planes_of_chunk(n_inner)
     begin, end = part_range(n_outer, planes, part, parts)
     near, base, mean, m2 = width * step, width * (step + 1), width * (step + 2), width * (step + 3)
-    pilot = min(PILOT, (end - begin) * n_inner)
     for c in range(width):
-        first = begin * n_inner
-        pivot = chunk_sum(x, start + c * c_stride, stride, n_inner, first, first + pilot) / pilot
+        pivot = pilot_mean(x, start + c * c_stride + begin * stride, stride, n_inner, min(PILOT, end - begin))
         wide[near + c] = rounded(x, pivot)
         wide[base + c] = pivot
         wide[mean + c] = wide[m2 + c] = 0.0
-    count = 0.0
+    count, used = 0.0, min(step, n_inner)
     for first in range(begin, end, planes):
         last = min(first + planes, end)
         n = float((last - first) * n_inner)
         short_chunk(x, start, stride, c_stride, width, n_inner, first, last, narrow, wide, near)
         for c in range(width):
             squares = load_part(wide, c * step, step, cast(splat(x, 0.0), np.float64))
-            chunk_mean, chunk_m2, sound = chunk_of_sums(wide[near + c], load(narrow, 2 * c * step), squares, n)
+            chunk_mean, chunk_m2, sound = chunk_of_sums(wide[near + c], load(narrow, 2 * c * step), squares, n, used)
             if not sound:
                 k = start + c * c_stride
                 chunk_mean, chunk_m2 = retaken_chunk(x, k, stride, n_inner, first * n_inner, last * n_inner)
