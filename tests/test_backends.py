@@ -27,6 +27,8 @@ SHAPES = {
     "panels": (66, 1100),
     "parts-of-rows": (1100, 61),
     "uneven-parts-of-rows": (2500, 43),
+    "rows-abreast": (40011, 3),
+    "strips-of-short-planes": (150, 9, 2, 2),
 }
 SMALL = ("one-vector", "tails", "rows")
 every_shape = pytest.mark.parametrize(

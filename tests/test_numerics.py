@@ -19,6 +19,8 @@ PLACES: dict[str, tuple[tuple[int, ...], str]] = {
     "NHWC": ((8, 6, 29, 31), "channels-last"),
     "N-C": ((7200, 6), "channels-first"),
     "N-C-many": ((300, 70), "channels-first"),
+    "short-planes": ((900, 6, 3, 3), "channels-first"),
+    "few-short-planes": ((3, 40, 7, 7), "channels-first"),
     "one-plane": ((1, 5, 90, 91), "channels-first"),
     "strided": ((8, 6, 29, 31), "outer-gaps"),
     "slabs": ((8, 6, 29, 31), "inner-gaps"),
