@@ -260,3 +260,19 @@ def test_eval_leaves_nan_and_infinity_where_they_are(bad: float, layout: str) ->
     np.testing.assert_equal(y[1, 2, 3, 4], np.float32(bad))
     y[1, 2, 3, 4] = clean[1, 2, 3, 4]
     assert_bits(y, clean)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["channels-first", "channels-last"])
+def test_channels_of_one_value_and_of_nearly_one(dtype: Any, layout: str) -> None:
+    """The squares of what is left of a channel may be too small for the dtype; M2 is not."""
+    x = normal((6, 20, 9, 11), dtype, 1).copy()
+    x[:, 3], x[:, 4] = 1.5, 0.0
+    x[:, 7] = 1e-25
+    x[:, 7, :, ::2] *= -1.0
+    m = nb.moments(frozen(LAYOUTS[layout](x)))
+    assert (m.mean[3], m.m2[3], m.mean[4], m.m2[4]) == (1.5, 0.0, 0.0, 0.0)
+    _, mean, m2 = naive.moments(x)
+    others = [c for c in range(20) if c not in (3, 4)]
+    assert_within(m.mean[others], mean[others], 1e-7 * np.sqrt(m2[others] / m.count))
+    assert_within(m.m2[others], m2[others], 1e-6 * m2[others])

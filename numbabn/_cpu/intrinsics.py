@@ -104,6 +104,11 @@ def within(v: Any, n: int, low: float, high: float) -> bool:
     return bool(((v[:n] > low) & (v[:n] < high)).all())
 
 
+def where_zero(test: Any, a: Any, b: Any) -> Any:
+    """Lanes of a where those of `test` are 0, else of b."""
+    return np.where(test == 0.0, a, b).view(Lanes)
+
+
 def hsum(v: Any) -> float:
     """Sum of the lanes in float64, halves added to halves."""
     v = v.astype(np.float64)
@@ -161,6 +166,7 @@ _typed(cast, lambda v, dtype: Vector(dtype.dtype, v.count))
 _typed(cast_like, lambda v, like: like)
 _typed(fma, lambda a, b, c: a if isinstance(a, Vector) else None)
 _typed(within, lambda v, n, low, high: types.boolean)
+_typed(where_zero, lambda test, a, b: a if a == b else None)
 _typed(hsum, lambda v: types.float64)
 for _operator in (operator.add, operator.sub, operator.mul):
     _typed(_operator, lambda a, b: a if isinstance(a, Vector) and a == b else None)
@@ -321,6 +327,12 @@ def _lower_within(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     outside = builder.and_(builder.not_(inside), _mask(builder, n, vector.count))
     bits = ir.IntType(vector.count)
     return builder.icmp_unsigned("==", builder.bitcast(outside, bits), ir.Constant(bits, 0))
+
+
+@lower_builtin(where_zero, Vector, Vector, Vector)
+def _lower_where_zero(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    test, a, b = args
+    return builder.select(builder.fcmp_ordered("==", test, ir.Constant(test.type, None)), a, b)
 
 
 @lower_builtin(hsum, Vector)

@@ -12,7 +12,7 @@ import numpy as np
 
 from .._compile import Grid, In, Table, WideRow, inner, kernel, prange, row
 from .._geometry import M2, MEAN, SUM_DY, SUM_DY_XMU
-from .intrinsics import cast, cast_like, fma, lanes, load_part, splat, store_part, within
+from .intrinsics import cast, cast_like, fma, lanes, load_part, splat, store_part, where_zero, within
 from .partition import HIGH, LOW, ROWS, merge, part_range, row_parts
 
 PANEL = 512  # columns that one work item takes of a row: 2 KB of float32, and as much for each of its sums in L1
@@ -120,14 +120,30 @@ def retaken_columns(x, k, stride, n_rows, n):
 
 
 @inner
+def any_difference(x, k, stride, n_rows, n, pivot):
+    """More than 0 in each of n <= lanes columns that has a value other than `pivot`, be it the smallest there is."""
+    scale = splat(x, 2.0**100)
+    differs = splat(x, 0.0)
+    for r in range(n_rows):
+        d = (load_part(x, k + r * stride, n, pivot) - pivot) * scale
+        differs = fma(d, d, differs)
+    return differs
+
+
+@inner
 def chunk_columns(x, k, stride, n_rows, n, pivot, s, q):
     """Mean and M2 of n <= lanes columns over a chunk from its sums, unless these have lost digits.
 
     They have where a pivot is more than a standard deviation away from its column's mean, as half of the squares then
-    cancel.
+    cancel. Columns of one value have no squares and are exact: one such channel in sixteen made statistics take 2.5
+    times as long while they were taken again.
     """
     mean, m2 = moments_of_sums(pivot, s, q, n_rows)
-    if within(m2 + m2 - cast(q, np.float64), n, LOW * n_rows, HIGH):
+    left = m2 + m2 - cast(q, np.float64)
+    if within(left, n, LOW * n_rows, HIGH):
+        return mean, m2
+    differs = any_difference(x, k, stride, n_rows, n, pivot)
+    if within(where_zero(differs, splat(left, 1.0), left), n, LOW * n_rows, HIGH):
         return mean, m2
     return retaken_columns(x, k, stride, n_rows, n)
 
