@@ -1,7 +1,7 @@
 """Sums over channels that lie next to each other in rows, (N, C) and NHWC: moments, and two sums for the backward.
 
-Rows of a few channels are summed side by side, so many as fill some vectors, as if they were one row; what a channel
-then has in several columns is merged in the end.
+A work item is one part of all rows of a panel of columns. Rows of a few channels are summed side by side, so many as
+fill some vectors, as if they were one row; what a channel then has in several columns is merged in the end.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import numpy as np
 
 from .._compile import Grid, In, Table, WideRow, inner, kernel, prange, row
 from .._geometry import M2, MEAN, SUM_DY, SUM_DY_XMU
-from .intrinsics import cast, cast_like, fma, lanes, load_part, prefetch, splat, store_part, where_zero, within
-from .partition import HIGH, LOW, ROWS, merge, part_range, row_parts
+from .intrinsics import lanes, load_part, splat
+from .partition import ROWS, merge, part_range, row_parts
+from .reduce_rows import add_moments, rows_dots, rows_moments
 
 PANEL = 512  # columns that one work item takes of a row: 2 KB of float32, and as much for each of its sums in L1
 ABREAST = 128  # columns that rows side by side may have
-PILOT = 8  # rows whose mean is a part's first pivot
 
 
 @inner
@@ -27,174 +27,6 @@ def rows_abreast(n_rows, n_channels, gaps):
     while not gaps and 2 * n * n_channels <= ABREAST and 2 * n * ROWS <= n_rows:
         n *= 2
     return n
-
-
-@inner
-def rows_mean(x, k, stride, n_rows, width, mean):
-    """Mean of `width` columns over a few rows, in x's dtype."""
-    step = lanes(x)
-    zero = splat(x, 0.0)
-    for c in range(0, width, step):
-        n = min(step, width - c)
-        s = zero
-        for r in range(n_rows):
-            s = s + load_part(x, k + r * stride + c, n, zero)
-        store_part(mean, c, s * splat(s, 1.0 / n_rows), n)
-
-
-@inner
-def four_deviations(x, k, stride, n, pivot):
-    """Sums of x - pivot and of its square over four rows of n <= lanes columns, in the dtype of `pivot`."""
-    zero = splat(x, 0.0)
-    d0 = cast_like(load_part(x, k, n, zero), pivot) - pivot
-    d1 = cast_like(load_part(x, k + stride, n, zero), pivot) - pivot
-    d2 = cast_like(load_part(x, k + 2 * stride, n, zero), pivot) - pivot
-    d3 = cast_like(load_part(x, k + 3 * stride, n, zero), pivot) - pivot
-    return (d0 + d1) + (d2 + d3), fma(d0, d0, d1 * d1) + fma(d2, d2, d3 * d3)
-
-
-@inner
-def add_eight(x, k, stride, width, c, n, sums):
-    """Add eight rows of n <= lanes columns to the chunk's sums, and ask for the next eight.
-
-    The processor's own prefetcher stays behind: sums over 205 MB go from 38 to 48 GB/s, and lose 3 % where all is in
-    the last cache already.
-    """
-    zero = splat(x, 0.0)
-    pivot = load_part(sums, c, n, zero)
-    for r in range(8, 16):
-        prefetch(x, k + c + r * stride)
-    s0, q0 = four_deviations(x, k + c, stride, n, pivot)
-    s1, q1 = four_deviations(x, k + c + 4 * stride, stride, n, pivot)
-    store_part(sums, width + c, load_part(sums, width + c, n, zero) + (s0 + s1), n)
-    store_part(sums, 2 * width + c, load_part(sums, 2 * width + c, n, zero) + (q0 + q1), n)
-
-
-@inner
-def rows_deviations(x, k, stride, n_rows, width, sums):
-    """Sums of x - pivot and of its square over a chunk, in x's dtype: row by row, as the memory comes in.
-
-    The three rows of `sums`, `width` long, are the pivot and both results.
-    """
-    step = lanes(x)
-    zero = splat(x, 0.0)
-    whole = width // step * step
-    for c in range(width, 3 * width, step):
-        store_part(sums, c, zero, min(step, 3 * width - c))
-    for _ in range(n_rows // 8):
-        for c in range(0, whole, step):
-            add_eight(x, k, stride, width, c, step, sums)
-        if whole < width:
-            add_eight(x, k, stride, width, whole, width - whole, sums)
-        k += 8 * stride
-    for _ in range(n_rows % 8):
-        for c in range(0, width, step):
-            n = min(step, width - c)
-            d = load_part(x, k + c, n, zero) - load_part(sums, c, n, zero)
-            s, q = load_part(sums, width + c, n, zero), load_part(sums, 2 * width + c, n, zero)
-            store_part(sums, width + c, s + d, n)
-            store_part(sums, 2 * width + c, fma(d, d, q), n)
-        k += stride
-
-
-@inner
-def moments_of_sums(pivot, s, q, count):
-    """Mean and M2, float64, from the sums of x - pivot and of its square."""
-    wide = cast(s, np.float64)
-    offset = wide * splat(wide, 1.0 / count)
-    return cast(pivot, np.float64) + offset, cast(q, np.float64) - wide * offset
-
-
-@inner
-def retaken_columns(x, k, stride, n_rows, n):
-    """Mean and M2 of n <= lanes columns over a chunk that has lost digits, around their own means and in float64."""
-    zero = splat(x, 0.0)
-    s = cast(zero, np.float64)
-    for r in range(n_rows):
-        s = s + cast(load_part(x, k + r * stride, n, zero), np.float64)
-    pivot = s * splat(s, 1.0 / n_rows)
-    s = q = cast(zero, np.float64)
-    for _ in range(n_rows // 4):
-        d, squares = four_deviations(x, k, stride, n, pivot)
-        s, q = s + d, q + squares
-        k += 4 * stride
-    for _ in range(n_rows % 4):
-        d = cast(load_part(x, k, n, zero), np.float64) - pivot
-        s, q = s + d, fma(d, d, q)
-        k += stride
-    return moments_of_sums(pivot, s, q, n_rows)
-
-
-@inner
-def any_difference(x, k, stride, n_rows, n, pivot):
-    """More than 0 in each of n <= lanes columns that has a value other than `pivot`, be it the smallest there is."""
-    scale = splat(x, 2.0**100)
-    differs = splat(x, 0.0)
-    for r in range(n_rows):
-        d = (load_part(x, k + r * stride, n, pivot) - pivot) * scale
-        differs = fma(d, d, differs)
-    return differs
-
-
-@inner
-def chunk_columns(x, k, stride, n_rows, n, pivot, s, q):
-    """Mean and M2 of n <= lanes columns over a chunk from its sums, unless these have lost digits.
-
-    They have where a pivot is more than a standard deviation away from its column's mean, as half of the squares then
-    cancel. Columns of one value have no squares and are exact: one such channel in sixteen made statistics take 2.5
-    times as long while they were taken again.
-    """
-    mean, m2 = moments_of_sums(pivot, s, q, n_rows)
-    left = m2 + m2 - cast(q, np.float64)
-    if within(left, n, LOW * n_rows, HIGH):
-        return mean, m2
-    differs = any_difference(x, k, stride, n_rows, n, pivot)
-    if within(where_zero(differs, splat(left, 1.0), left), n, LOW * n_rows, HIGH):
-        return mean, m2
-    return retaken_columns(x, k, stride, n_rows, n)
-
-
-@inner
-def add_moments(partial, at, width, c, n, before, count, mean, m2):
-    """Merge mean and M2 of `count` rows of n columns into those of the rows before them, at partial[at + c:].
-
-    Chan, Golub and LeVeque (1983).
-    """
-    share = count / (before + count)
-    old = load_part(partial, at + c, n, mean)
-    delta = mean - old
-    store_part(partial, at + c, fma(delta, splat(mean, share), old), n)
-    m2 = load_part(partial, at + width + c, n, mean) + m2
-    store_part(partial, at + width + c, fma(delta * delta, splat(mean, before * share), m2), n)
-
-
-@inner
-def rows_moments(x, start, stride, begin, end, width, sums, partial, at):
-    """Mean and M2 of `width` columns over rows begin..end, to partial[at:] and partial[at + width:].
-
-    One pass: the pivot of a chunk is the mean of the chunk before it. Means are merged as offsets from the first pivot:
-    hundreds of roundings far from zero would add up. `sums` is scratch for four rows.
-    """
-    step = lanes(x)
-    zero = splat(x, 0.0)
-    rows_mean(x, start + begin * stride, stride, min(PILOT, end - begin), width, sums)
-    for c in range(width):
-        sums[3 * width + c] = sums[c]
-        partial[at + c] = partial[at + width + c] = 0.0
-    for first in range(begin, end, ROWS):
-        n_rows = min(ROWS, end - first)
-        k = start + first * stride
-        rows_deviations(x, k, stride, n_rows, width, sums)
-        for c in range(0, width, step):
-            n = min(step, width - c)
-            pivot = load_part(sums, c, n, zero)
-            s, q = load_part(sums, width + c, n, zero), load_part(sums, 2 * width + c, n, zero)
-            mean, m2 = chunk_columns(x, k + c, stride, n_rows, n, pivot, s, q)
-            store_part(sums, c, cast_like(mean, pivot), n)
-            mean = mean - cast_like(load_part(sums, 3 * width + c, n, zero), mean)
-            add_moments(partial, at, width, c, n, float(first - begin), float(n_rows), mean, m2)
-    for c in range(width):
-        partial[at + c] += sums[3 * width + c]
 
 
 @inner
@@ -288,83 +120,6 @@ def moments_channels_last(x: In, stats: Table, grid: Grid) -> None:
         moments_item(x, x0, xo * abreast, n_rows, n_columns, parts, np.int64(index), sums, partial)
     for index in prange(panels):
         moments_panel(x, x0, xo, n_outer, abreast, n_columns, parts, np.int64(index), partial, stats)
-
-
-@inner
-def two_dots(dy, x, g, go, k, xo, n, center):
-    """Sum of dy, in float64, and of dy * (x - center) over two rows of n <= lanes columns."""
-    zero = splat(x, 0.0)
-    g0, g1 = load_part(dy, g, n, zero), load_part(dy, g + go, n, zero)
-    t = fma(g0, load_part(x, k, n, zero) - center, g1 * (load_part(x, k + xo, n, zero) - center))
-    return cast(g0, np.float64) + cast(g1, np.float64), t
-
-
-@inner
-def add_four_dots(dy, x, g, go, k, xo, width, c, n, scratch, partial, at):
-    """Add four rows of n <= lanes columns to the chunk's sums, and ask for the next four."""
-    zero = splat(x, 0.0)
-    center = load_part(scratch, c, n, zero)
-    for r in range(4, 8):
-        prefetch(x, k + c + r * xo)
-        prefetch(dy, g + c + r * go)
-    s0, t0 = two_dots(dy, x, g + c, go, k + c, xo, n, center)
-    s1, t1 = two_dots(dy, x, g + c + 2 * go, go, k + c + 2 * xo, xo, n, center)
-    store_part(scratch, width + c, load_part(scratch, width + c, n, zero) + (t0 + t1), n)
-    store_part(partial, at + c, load_part(partial, at + c, n, s0) + (s0 + s1), n)
-
-
-@inner
-def chunk_dots(dy, x, g, go, k, xo, n_rows, width, scratch, partial, at):
-    """Add both sums of `width` columns over a chunk to partial[at:] and partial[at + width:].
-
-    The two rows of `scratch`, `width` long, are the high means and the sums of the products.
-    """
-    step = lanes(x)
-    zero = splat(x, 0.0)
-    whole = width // step * step
-    for c in range(width, 2 * width, step):
-        store_part(scratch, c, zero, min(step, 2 * width - c))
-    for _ in range(n_rows // 4):
-        for c in range(0, whole, step):
-            add_four_dots(dy, x, g, go, k, xo, width, c, step, scratch, partial, at)
-        if whole < width:
-            add_four_dots(dy, x, g, go, k, xo, width, whole, width - whole, scratch, partial, at)
-        g += 4 * go
-        k += 4 * xo
-    for _ in range(n_rows % 4):
-        for c in range(0, width, step):
-            n = min(step, width - c)
-            v = load_part(dy, g + c, n, zero)
-            d = load_part(x, k + c, n, zero) - load_part(scratch, c, n, zero)
-            store_part(scratch, width + c, fma(v, d, load_part(scratch, width + c, n, zero)), n)
-            s = cast(v, np.float64)
-            store_part(partial, at + c, load_part(partial, at + c, n, s) + s, n)
-        g += go
-        k += xo
-    for c in range(0, width, step):
-        n = min(step, width - c)
-        t = cast(load_part(scratch, width + c, n, zero), np.float64)
-        store_part(partial, at + width + c, load_part(partial, at + width + c, n, t) + t, n)
-
-
-@inner
-def rows_dots(dy, x, mean, channels, c0, width, g0, go, x0, xo, begin, end, scratch, partial, at):
-    """Both sums of `width` columns over rows begin..end, to partial[at:] and partial[at + width:].
-
-    The columns are channels from c0 on, again and again where rows lie abreast. `scratch` is for two rows.
-    """
-    for column in range(0, width, channels):
-        for c in range(channels):
-            scratch[column + c] = mean[c0 + c]
-    for c in range(2 * width):
-        partial[at + c] = 0.0
-    for first in range(begin, end, ROWS):
-        n_rows = min(ROWS, end - first)
-        chunk_dots(dy, x, g0 + first * go, go, x0 + first * xo, xo, n_rows, width, scratch, partial, at)
-    for column in range(0, width, channels):
-        for c in range(channels):
-            k = at + column + c
-            partial[k + width] -= (mean[c0 + c] - np.float64(scratch[c])) * partial[k]
 
 
 @inner
