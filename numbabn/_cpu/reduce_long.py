@@ -15,35 +15,6 @@ PILOT = 128  # elements whose mean is a part's first pivot: a tenth of a standar
 
 
 @inner
-def chunk_sum(x, start, stride, n_inner, begin, end):
-    """Sum, in float64, of elements begin..end of the channel that starts at `start`."""
-    step = lanes(x)
-    zero = splat(x, 0.0)
-    s0 = s1 = s2 = s3 = cast(zero, np.float64)
-    o = begin // n_inner
-    i = begin - o * n_inner
-    while begin < end:
-        n = min(n_inner - i, end - begin)
-        k = start + o * stride + i
-        stop = k + n
-        while k + 4 * step <= stop:
-            s0 = s0 + cast(load(x, k), np.float64)
-            s1 = s1 + cast(load(x, k + step), np.float64)
-            s2 = s2 + cast(load(x, k + 2 * step), np.float64)
-            s3 = s3 + cast(load(x, k + 3 * step), np.float64)
-            k += 4 * step
-        while k + step <= stop:
-            s0 = s0 + cast(load(x, k), np.float64)
-            k += step
-        if k < stop:
-            s1 = s1 + cast(load_part(x, k, stop - k, zero), np.float64)
-        begin += n
-        o += 1
-        i = 0
-    return hsum((s0 + s1) + (s2 + s3))
-
-
-@inner
 def lead(stride, n_inner):
     """How far ahead of what is read memory is asked for: at the same place a plane later, or several short ones.
 
@@ -87,14 +58,13 @@ def chunk_of_sums(pivot, sums, squares, count, width):
 
 
 @inner
-def chunk_moments(x, dtype, near, start, stride, n_inner, begin, end):
+def chunk_moments(x, near, start, stride, n_inner, begin, end):
     """Mean and M2 of one chunk around a value near its mean, and whether no digits were lost."""
     count = float(end - begin)
     pivot = rounded(x, near)
     step = lanes(x)
-    fill = splat(x, pivot)
-    center = cast(fill, dtype)
-    zero = cast(splat(x, 0.0), dtype)
+    center = splat(x, pivot)
+    zero = splat(x, 0.0)
     s0 = s1 = s2 = s3 = zero
     squares = cast(zero, np.float64)
     ahead = lead(stride, n_inner)
@@ -109,37 +79,60 @@ def chunk_moments(x, dtype, near, start, stride, n_inner, begin, end):
             stop = k + n
             while k + 4 * step <= stop:
                 prefetch_four(x, k + ahead)
-                s0, q0 = deviations(cast(load(x, k), dtype) - center, s0, q0)
-                s1, q1 = deviations(cast(load(x, k + step), dtype) - center, s1, q1)
-                s2, q2 = deviations(cast(load(x, k + 2 * step), dtype) - center, s2, q2)
-                s3, q3 = deviations(cast(load(x, k + 3 * step), dtype) - center, s3, q3)
+                s0, q0 = deviations(load(x, k) - center, s0, q0)
+                s1, q1 = deviations(load(x, k + step) - center, s1, q1)
+                s2, q2 = deviations(load(x, k + 2 * step) - center, s2, q2)
+                s3, q3 = deviations(load(x, k + 3 * step) - center, s3, q3)
                 k += 4 * step
             if k + step <= stop:
-                s0, q0 = deviations(cast(load(x, k), dtype) - center, s0, q0)
+                s0, q0 = deviations(load(x, k) - center, s0, q0)
                 k += step
             if k + step <= stop:
-                s1, q1 = deviations(cast(load(x, k), dtype) - center, s1, q1)
+                s1, q1 = deviations(load(x, k) - center, s1, q1)
                 k += step
             if k + step <= stop:
-                s2, q2 = deviations(cast(load(x, k), dtype) - center, s2, q2)
+                s2, q2 = deviations(load(x, k) - center, s2, q2)
                 k += step
             if k < stop:
-                s3, q3 = deviations(cast(load_part(x, k, stop - k, fill), dtype) - center, s3, q3)
+                s3, q3 = deviations(load_part(x, k, stop - k, center) - center, s3, q3)
             begin += n
             i += n
             if i == n_inner:
                 o += 1
                 i = 0
         squares = squares + cast((q0 + q1) + (q2 + q3), np.float64)
-    return chunk_of_sums(pivot, (s0 + s1) + (s2 + s3), squares, count, lanes(x))
+    return chunk_of_sums(pivot, (s0 + s1) + (s2 + s3), squares, count, step)
+
+
+@inner
+def wide_moments(x, near, start, stride, n_inner, begin, end):
+    """Mean and M2 of elements begin..end of the channel that starts at `start`, by float64 sums around a value."""
+    step = lanes(x)
+    pivot = rounded(x, near)
+    fill = splat(x, pivot)
+    center = cast(fill, np.float64)
+    s = q = cast(splat(x, 0.0), np.float64)
+    count = float(end - begin)
+    o = begin // n_inner
+    i = begin - o * n_inner
+    while begin < end:
+        n = min(n_inner - i, end - begin)
+        k = start + o * stride + i
+        for j in range(0, n, step):
+            s, q = deviations(cast(load_part(x, k + j, min(step, n - j), fill), np.float64) - center, s, q)
+        begin += n
+        o += 1
+        i = 0
+    offset = hsum(s) / count
+    m2 = hsum(q) - hsum(s) * offset
+    return pivot + offset, 0.0 if m2 < 0.0 else m2
 
 
 @inner
 def retaken_chunk(x, start, stride, n_inner, begin, end):
     """Mean and M2 of a chunk that has lost digits, around its own mean and in float64."""
-    near = chunk_sum(x, start, stride, n_inner, begin, end) / (end - begin)
-    near, m2, _ = chunk_moments(x, np.float64, near, start, stride, n_inner, begin, end)
-    return near, m2
+    near, _ = wide_moments(x, 0.0, start, stride, n_inner, begin, end)
+    return wide_moments(x, near, start, stride, n_inner, begin, end)
 
 
 @inner
@@ -151,13 +144,13 @@ def part_moments(x, start, stride, n_outer, n_inner, part, parts):
     roundings far from zero would add up.
     """
     begin, end = part_range(n_outer * n_inner, CHUNK, part, parts)
-    pilot = min(begin + PILOT, end)
+    near, _ = wide_moments(x, 0.0, start, stride, n_inner, begin, min(begin + PILOT, end))
+    base = near
     count = mean = m2 = 0.0
-    near = base = chunk_sum(x, start, stride, n_inner, begin, pilot) / (pilot - begin)
     for first in range(begin, end, CHUNK):
         last = min(first + CHUNK, end)
         n = float(last - first)
-        near, chunk_m2, sound = chunk_moments(x, x.dtype, near, start, stride, n_inner, first, last)
+        near, chunk_m2, sound = chunk_moments(x, near, start, stride, n_inner, first, last)
         if not sound:
             near, chunk_m2 = retaken_chunk(x, start, stride, n_inner, first, last)
         mean, m2 = merge(count, mean, m2, n, near - base, chunk_m2)
@@ -168,8 +161,9 @@ def part_moments(x, start, stride, n_outer, n_inner, part, parts):
 @inner
 def plain_mean(x, mean, start, stride, n_outer, n_inner):
     """The mean, unless differences of infinities made it NaN: then sum / n, which keeps infinities of one sign."""
-    size = n_outer * n_inner
-    return chunk_sum(x, start, stride, n_inner, 0, size) / size if math.isnan(mean) else mean
+    if math.isnan(mean):
+        mean, _ = wide_moments(x, 0.0, start, stride, n_inner, np.int64(0), n_outer * n_inner)
+    return mean
 
 
 @inner
