@@ -115,6 +115,7 @@ def settings(x: npt.NDArray[np.float32]) -> None:
     nb.config.threads = None
     assert_type(nb.config.parallel_threshold, int)
     assert_type(nb.config.cache, bool)
+    assert_type(nb.config.recycle_limit, int)
     with nb.config.using(threads=1, parallel_threshold=0) as nothing:
         assert_type(nothing, None)
         nb.batch_norm(x, training=True)
