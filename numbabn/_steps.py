@@ -120,15 +120,16 @@ def moments(x: Array, layout: Layout) -> Array:
     return stats
 
 
-def _flat(layout: Layout, *operands: Array) -> tuple[Any, Geometry] | None:
-    """`frame`, 0.5 us sooner where all are in C order."""
+def _flat(layout: Layout, *operands: Array) -> tuple[list[Array], Geometry] | None:
+    """`frame`, 0.6 us sooner where all are in C order."""
     if layout.plain:
-        dtype = layout.dtype
+        dtype, flat = layout.dtype, []
         for a in operands:
             if a.flags.num & _C_ALIGNED != _C_ALIGNED or a.dtype is not dtype:
                 break
+            flat.append(a.ravel())
         else:
-            return map(np.ndarray.ravel, operands), layout.frames[len(operands)].geometry  # type: ignore[union-attr]
+            return flat, layout.frames[len(operands)].geometry  # type: ignore[union-attr]
     return frame(layout, *operands)
 
 
