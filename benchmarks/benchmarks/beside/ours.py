@@ -13,7 +13,8 @@ MAIN = "out"  # the way that is compared, where an operation has an output
 
 def calls(b: Batch) -> Calls:
     """Every operation; layers only in the ways that they have."""
-    _, mean, invstd = nb.batch_norm_forward(b.x, training=True, eps=EPS, out=b.out)
+    batch = nb.moments(b.x)
+    mean, invstd = batch.mean, batch.invstd(EPS)
     learning, fixed = layers(b)
     given = (mean, invstd, b.weight, b.bias)
     saved = (b.x, b.weight, mean, invstd)
