@@ -167,52 +167,61 @@ def plain_mean(x, mean, start, stride, n_outer, n_inner):
 
 
 @inner
-def chunk_dots(dy, x, mean, g_start, g_stride, x_start, x_stride, n_inner, begin, end):
-    """Sums of dy, in float64 lanes, and of dy * (x - mean) over one chunk."""
+def strip_dots(dy, x, center, g, k, n, g_ahead, x_ahead):
+    """Sums of dy, in float64 lanes, and of dy * (x - center) over n contiguous elements, a vector each."""
     step = lanes(x)
     zero = splat(x, 0.0)
-    center = splat(x, mean)
     s0 = s1 = s2 = s3 = cast(zero, np.float64)
     t0 = t1 = t2 = t3 = zero
+    stop = k + n
+    while k + 4 * step <= stop:
+        prefetch_four(dy, g + g_ahead)
+        prefetch_four(x, k + x_ahead)
+        g0 = load(dy, g)
+        g1 = load(dy, g + step)
+        g2 = load(dy, g + 2 * step)
+        g3 = load(dy, g + 3 * step)
+        t0 = fma(g0, load(x, k) - center, t0)
+        t1 = fma(g1, load(x, k + step) - center, t1)
+        t2 = fma(g2, load(x, k + 2 * step) - center, t2)
+        t3 = fma(g3, load(x, k + 3 * step) - center, t3)
+        s0 = s0 + cast(g0, np.float64)
+        s1 = s1 + cast(g1, np.float64)
+        s2 = s2 + cast(g2, np.float64)
+        s3 = s3 + cast(g3, np.float64)
+        g += 4 * step
+        k += 4 * step
+    while k + step <= stop:
+        g0 = load(dy, g)
+        t0 = fma(g0, load(x, k) - center, t0)
+        s0 = s0 + cast(g0, np.float64)
+        g += step
+        k += step
+    if k < stop:
+        g1 = load_part(dy, g, stop - k, zero)
+        t1 = fma(g1, load_part(x, k, stop - k, center) - center, t1)
+        s1 = s1 + cast(g1, np.float64)
+    return (s0 + s1) + (s2 + s3), (t0 + t1) + (t2 + t3)
+
+
+@inner
+def chunk_dots(dy, x, mean, g_start, g_stride, x_start, x_stride, n_inner, begin, end):
+    """Sums of dy and of dy * (x - mean) over one chunk, strip by strip: equal products round alike in a lane."""
+    center = splat(x, mean)
+    s = t = cast(splat(x, 0.0), np.float64)
     g_ahead, x_ahead = lead(g_stride, n_inner), lead(x_stride, n_inner)
     o = begin // n_inner
     i = begin - o * n_inner
     while begin < end:
-        n = min(n_inner - i, end - begin)
-        g = g_start + o * g_stride + i
-        k = x_start + o * x_stride + i
-        stop = k + n
-        while k + 4 * step <= stop:
-            prefetch_four(dy, g + g_ahead)
-            prefetch_four(x, k + x_ahead)
-            g0 = load(dy, g)
-            g1 = load(dy, g + step)
-            g2 = load(dy, g + 2 * step)
-            g3 = load(dy, g + 3 * step)
-            t0 = fma(g0, load(x, k) - center, t0)
-            t1 = fma(g1, load(x, k + step) - center, t1)
-            t2 = fma(g2, load(x, k + 2 * step) - center, t2)
-            t3 = fma(g3, load(x, k + 3 * step) - center, t3)
-            s0 = s0 + cast(g0, np.float64)
-            s1 = s1 + cast(g1, np.float64)
-            s2 = s2 + cast(g2, np.float64)
-            s3 = s3 + cast(g3, np.float64)
-            g += 4 * step
-            k += 4 * step
-        while k + step <= stop:
-            g0 = load(dy, g)
-            t0 = fma(g0, load(x, k) - center, t0)
-            s0 = s0 + cast(g0, np.float64)
-            g += step
-            k += step
-        if k < stop:
-            g1 = load_part(dy, g, stop - k, zero)
-            t1 = fma(g1, load_part(x, k, stop - k, center) - center, t1)
-            s1 = s1 + cast(g1, np.float64)
+        n = min(n_inner - i, end - begin, STRIP)
+        a, b = strip_dots(dy, x, center, g_start + o * g_stride + i, x_start + o * x_stride + i, n, g_ahead, x_ahead)
+        s, t = s + a, t + cast(b, np.float64)
         begin += n
-        o += 1
-        i = 0
-    return hsum((s0 + s1) + (s2 + s3)), hsum((t0 + t1) + (t2 + t3))
+        i += n
+        if i == n_inner:
+            o += 1
+            i = 0
+    return hsum(s), hsum(t)
 
 
 @inner

@@ -11,6 +11,7 @@ from .._compile import inner
 from .intrinsics import cast, cast_like, fma, lanes, load_part, prefetch, splat, store_part, where_zero, within
 from .partition import HIGH, LOW, ROWS
 
+DOT_ROWS = ROWS // 2  # rows whose products a lane adds, 16 groups of four: equal ones round alike
 PILOT = 8  # rows whose mean is a part's first pivot
 
 
@@ -250,8 +251,8 @@ def rows_dots(dy, x, mean, channels, c0, width, g0, go, x0, xo, begin, end, scra
             scratch[column + c] = mean[c0 + c]
     for c in range(2 * width):
         partial[at + c] = 0.0
-    for first in range(begin, end, ROWS):
-        n_rows = min(ROWS, end - first)
+    for first in range(begin, end, DOT_ROWS):
+        n_rows = min(DOT_ROWS, end - first)
         chunk_dots(dy, x, g0 + first * go, go, x0 + first * xo, xo, n_rows, width, scratch, partial, at)
     for column in range(0, width, channels):
         for c in range(channels):

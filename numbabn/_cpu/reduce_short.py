@@ -29,6 +29,12 @@ def planes_of_chunk(n_inner):
 
 
 @inner
+def planes_of_strip(x, n_inner):
+    """Planes whose squares or products a lane adds in x's dtype: about as many as in the sums of long planes."""
+    return max(1, STRIP // (4 * max(lanes(x), n_inner)))
+
+
+@inner
 def short_parts(n_outer, n_inner):
     planes = planes_of_chunk(n_inner)
     return n_parts(n_outer * n_inner, (n_outer + planes - 1) // planes)
@@ -93,7 +99,7 @@ def short_chunk(x, start, stride, c_stride, width, n_inner, first, last, narrow,
         store(narrow, 2 * c * step, zero)
         store(narrow, (2 * c + 1) * step, zero)
         store_part(wide, c * step, cast(zero, np.float64), step)
-    planes = max(1, STRIP // (4 * max(step, n_inner)))  # a lane adds as many squares as in the sums of long planes
+    planes = planes_of_strip(x, n_inner)
     for strip in range(first, last, planes):
         for o in range(strip, min(strip + planes, last)):
             for c in range(width):
@@ -181,8 +187,8 @@ def short_dots(
     """Both sums over one part of `width` channels from `first` on, to partial[at:], a channel `parts` after another."""
     step = lanes(x)
     zero = splat(x, 0.0)
-    planes = planes_of_chunk(n_inner)
-    begin, end = part_range(n_outer, planes, part, parts)
+    planes = planes_of_strip(x, n_inner)
+    begin, end = part_range(n_outer, planes_of_chunk(n_inner), part, parts)
     size = width * step  # the sums of dy, then those of the products
     for k in range(0, 2 * size, step):
         store_part(wide, k, cast(zero, np.float64), step)
