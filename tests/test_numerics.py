@@ -282,7 +282,7 @@ def test_channels_of_one_value_and_of_nearly_one(dtype: Any, layout: str) -> Non
 @pytest.mark.parametrize("shape", [(2, 3, 150, 151), (700, 3, 7, 7), (900, 3, 2, 2), (40000, 3), (3000, 70)])
 def test_sums_of_equal_products(shape: tuple[int, ...], layout: str) -> None:
     """Where all products of a channel are equal, so are their roundings: nothing averages out."""
-    channels = np.float32([0.7, 1.3, 2.9] * shape[1])[: shape[1]].reshape(-1, *[1] * (len(shape) - 2))
+    channels = np.linspace(0.7, 2.9, shape[1], dtype=np.float32).reshape(-1, *[1] * (len(shape) - 2))
     x, dy = (LAYOUTS[layout](np.broadcast_to(a, shape)) for a in (channels, channels / np.float32(3)))
     dy, x, mean = frozen(dy), frozen(x), np.full(shape[1], 0.1)
     sums = nb.backward_reduce(dy, x, mean, np.ones(shape[1]))
