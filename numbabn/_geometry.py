@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 
 MEAN, INVSTD, M2 = range(3)  # rows of the statistics, float64 (3, C), that kernels write
-SUM_DY, SUM_DY_XMU = range(2)  # rows of the sums, float64 (2, C), of a backward
+SUM_DY, SUM_DY_XMU, GRAD_WEIGHT = range(3)  # rows of the sums, float64 (3, C), of a backward
 
 
 class Geometry(NamedTuple):
