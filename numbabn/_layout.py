@@ -12,7 +12,7 @@ import numpy.typing as npt
 from numpy.exceptions import AxisError
 
 from ._arrays import require_supported
-from ._geometry import Geometry
+from ._geometry import Geometry, Strides
 
 Array = npt.NDArray[Any]
 
@@ -190,6 +190,33 @@ def _canonical(kept: tuple[int, ...], shape: tuple[int, ...], *layouts: Any) -> 
         geometry.grid[k + 1] = offset, outer[1][k], channel_steps[k]
     runs = tuple(_run(shape, s) for s in steps)
     return _Frame(geometry, None if all(run.is_c for run in runs) else runs)
+
+
+@lru_cache(maxsize=4096)
+def device_frame(kept: tuple[int, ...], shape: tuple[int, ...], *layouts: Any) -> Geometry | Strides | None:
+    """How operands with these dtypes and strides are walked without a copy; None if they are empty."""
+    if 0 in shape:
+        return None
+    framed = _canonical(kept, shape, *layouts)
+    if framed is not None:
+        return framed.geometry
+    itemsize = layouts[0].itemsize
+    steps = [tuple(s // itemsize for s in operand) for operand in layouts[1::2]]
+    reduced = tuple(a for a in range(len(shape)) if a not in kept)
+    parts = []
+    for axes in (kept, reduced):
+        merged = _merged([a for a in axes if shape[a] > 1], shape, steps) or [(1, (0,) * len(steps))]
+        parts.append(merged[::-1])
+    places = tuple(
+        (
+            -sum((n - 1) * s for n, s in zip(shape, operand, strict=True) if s < 0),
+            *(tuple(strides[k] for _, strides in part) for part in parts),
+        )
+        for k, operand in enumerate(steps)
+    )
+    extents = tuple(tuple(n for n, _ in part) for part in parts)
+    count = math.prod(extents[1])
+    return Strides(math.prod(extents[0]), *extents, places, count, count * math.prod(extents[0]))  # type: ignore[arg-type]
 
 
 def _merged(axes: list[int], shape: tuple[int, ...], steps: list[tuple[int, ...]]) -> list[tuple[int, tuple[int, ...]]]:

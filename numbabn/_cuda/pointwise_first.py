@@ -50,7 +50,8 @@ def backward_elemt_channels_first(
     mine, member, channel, row, column, c, row_step, column_step, width, count = planes(block, cut, t, shape)
     if member == i32(0) and channel < shape[1]:
         both = sums[SUM_DY * shape[1] + channel], sums[SUM_DY_XMU * shape[1] + channel]
-        put_gradient(table, mine, TEAMS, mean[channel], invstd[channel], weight[channel], *both, n)
+        rows = np.float64(mean[channel]), np.float64(invstd[channel]), np.float64(weight[channel])
+        put_gradient(table, mine, TEAMS, *rows, *both, n)
     cuda.syncthreads()
     of_dy, of_x, of_dx = (
         offset_of(at_dy, row, channel, column), offset_of(at_x, row, channel, column),

@@ -57,7 +57,8 @@ def backward_elemt_channels_last(
     channel = i32(i32(i32(block * shape[2]) * lanes(v)) + t)
     if t < i32(shape[2] * lanes(v)) and channel < n_channels:
         both = sums[SUM_DY * n_channels + channel], sums[SUM_DY_XMU * n_channels + channel]
-        put_gradient(table, t, CHANNELS, mean[channel], invstd[channel], weight[channel], *both, n)
+        rows = np.float64(mean[channel]), np.float64(invstd[channel]), np.float64(weight[channel])
+        put_gradient(table, t, CHANNELS, *rows, *both, n)
     cuda.syncthreads()
     of_dy, of_x, of_dx, none = (
         offset_of(at_dy, row, i32(0), packet), offset_of(at_x, row, i32(0), packet),

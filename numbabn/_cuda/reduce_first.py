@@ -103,4 +103,5 @@ def backward_reduce_channels_first(
         a, b = total(partial, channel, n_channels, cuts if channel < n_channels else i32(0), member, team)
         a, b = add_team(a, b, wide, t, member, i32(min(team, cuts)), i32(1))
         if is_first:
-            settle_dots(channel, lane(a, 0), lane(b, 0), np.float64(high), mean[channel], invstd[channel], sums)
+            rows = np.float64(mean[channel]), np.float64(invstd[channel])
+            settle_dots(channel, lane(a, 0), lane(b, 0), np.float64(high), *rows, sums)

@@ -119,6 +119,6 @@ def backward_reduce_channels_last(
         a, b = total(partial, channel, n_channels, cuts if share < shares else i32(0), share, shares)
         a, b = add_team(a, b, wide, t, share, i32(min(shares, cuts)), here)
         if share == i32(0):
-            m = mean[channel]
+            m = np.float64(mean[channel])
             about = np.float64(x.dtype.type(m))
-            settle_dots(channel, lane(a, 0), lane(b, 0), about, m, invstd[channel], sums)
+            settle_dots(channel, lane(a, 0), lane(b, 0), about, m, np.float64(invstd[channel]), sums)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._compile_cuda import cuda
+from .launch import on_device, stream_of
 
 _lock = threading.Lock()
 _workspaces: dict[tuple[int | None, int], Workspace] = {}
@@ -20,7 +21,8 @@ class Workspace:
         self.stream = stream
         self.partial: Any = None
         self.tickets: Any = None
-        self.row: Any = None
+        self.table: Any = None  # statistics that nobody asked for
+        self.row: Any = None  # running statistics that nobody keeps
         self._sizes = (0, 0, 0)
 
     def grow(self, sums: int, tickets: int, channels: int) -> None:
@@ -30,16 +32,23 @@ class Workspace:
             sizes = tuple(1 << max(1023, n - 1).bit_length() for n in map(max, wanted, self._sizes))
             self.partial = cuda.to_device(np.zeros(sizes[0]), stream=self.stream)
             self.tickets = cuda.to_device(np.zeros(sizes[1], np.int32), stream=self.stream)  # the last block resets its own
+            self.table = cuda.to_device(np.zeros(3 * sizes[2]), stream=self.stream)
             self.row = cuda.to_device(np.zeros(sizes[2]), stream=self.stream)
             self._sizes = sizes
 
 
-def workspace(x: Any, stream: Any, sums: int, tickets: int, channels: int) -> Workspace:
+def table(x: Any, channels: int) -> Any:
+    """Three float64 rows that nobody keeps, of x's device and stream."""
+    return workspace(x, 0, 0, channels).table
+
+
+def workspace(x: Any, sums: int, tickets: int, channels: int) -> Workspace:
     """Scratch of x's device and stream with room for so many sums, tickets and a row of channels."""
     key = x.device, x.stream
     with _lock:
         found = _workspaces.get(key)
         if found is None:
-            found = _workspaces[key] = Workspace(stream)
-        found.grow(sums, tickets, channels)
+            found = _workspaces[key] = Workspace(stream_of(x.stream))
+        with on_device(x.device):
+            found.grow(sums, tickets, channels)
         return found
