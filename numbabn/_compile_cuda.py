@@ -13,7 +13,8 @@ from numba import cuda as cuda
 from numba.core import config
 from numba.core.errors import NumbaPerformanceWarning
 
-BLOCK = 256  # threads of every block
+BLOCK = 32 if config.ENABLE_CUDASIM else 256  # threads of every block; the simulator starts a Python thread for each
+LEAST_BLOCKS = 3  # of a multiprocessor that a kernel leaves registers for: 80 each at most, and no spills
 SIMULATED = bool(config.ENABLE_CUDASIM)  # kernels run as plain Python, a thread for each of the device's
 
 i32 = np.int32  # what all integers in kernels are wrapped in: two 32-bit operands make a 64-bit result otherwise
@@ -31,7 +32,7 @@ class kernel:  # noqa: N801 - a decorator
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-        self.dispatcher = cuda.jit(function) if SIMULATED else cuda.jit(launch_bounds=BLOCK)(function)
+        self.dispatcher = cuda.jit(function) if SIMULATED else cuda.jit(launch_bounds=(BLOCK, LEAST_BLOCKS))(function)
         self._configured: dict[Any, Any] = {}
         kernels.append(self)
 

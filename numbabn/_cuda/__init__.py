@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from .._compile_cuda import SIMULATED, i32, kernel
 from .._geometry import INVSTD, M2, MEAN, Geometry, Strides
-from . import plan, pointwise_first, pointwise_last, reduce_first, reduce_last, rows, strided
+from . import fused_first, plan, pointwise_first, pointwise_last, reduce_first, reduce_last, rows, strided
 from .channels import INVERTED
 from .launch import launch
 from .operands import packets
@@ -39,11 +39,14 @@ BACKWARD_ELEMT = (
     strided.backward_elemt_strided,
 )
 
+FORWARD = fused_first.forward_channels_first, None, None
+BACKWARD = fused_first.backward_channels_first, None, None
+
 
 class Way(NamedTuple):
     """What a step runs, on what grid, with what extents and places of its operands."""
 
-    which: kernel
+    which: Any
     width: int  # elements of a packet
     plan: Plan
     shape: tuple[Any, ...]
@@ -101,9 +104,19 @@ def forward(
     ddof: float,
 ) -> None:
     """y, MEAN, INVSTD, M2 and the new running statistics, where there are any, from x."""
-    _reduce(x, running_mean, running_var, stats, geometry, eps, momentum, ddof)
-    n = geometry.n_channels
-    normalize(x, y, stats.row(MEAN, n), stats.row(INVSTD, n), weight, bias, geometry)
+    way = _way(geometry, x.itemsize, FORWARD, plan.reduction)
+    if not _is_staged(way, x.itemsize, 1):
+        _reduce(x, running_mean, running_var, stats, geometry, eps, momentum, ddof)
+        n = geometry.n_channels
+        normalize(x, y, stats.row(MEAN, n), stats.row(INVSTD, n), weight, bias, geometry)
+        return
+    scratch = _scratch(x, way, geometry.n_channels)
+    running = (scratch.row if row is None else packets(row, 1, True) for row in (running_mean, running_var))
+    both = packets(x, way.width), packets(y, way.width, True)
+    given = *both, *running, packets(weight, 1), packets(bias, 1), packets(stats, 1, True)
+    numbers = float(geometry.per_channel), eps, momentum, ddof
+    room = plan.staged_bytes(way.plan, way.width, x.itemsize, 1)
+    launch(way.which, x, way.plan.grid, *given, way.shape, *way.places, numbers, shared=room)
 
 
 def finish(
@@ -118,8 +131,15 @@ def finish(
 
 def backward(dy: Any, x: Any, dx: Any, mean: Any, invstd: Any, weight: Any, sums: Any, geometry: Geometry) -> None:
     """dx, SUM_DY, SUM_DY_XMU and GRAD_WEIGHT from dy and x."""
-    backward_reduce(dy, x, mean, invstd, sums, geometry)
-    backward_elemt(dy, x, dx, mean, invstd, weight, sums, geometry, float(geometry.per_channel))
+    way, count = _way(geometry, x.itemsize, BACKWARD, plan.reduction), float(geometry.per_channel)
+    if not _is_staged(way, x.itemsize, 2):
+        backward_reduce(dy, x, mean, invstd, sums, geometry)
+        backward_elemt(dy, x, dx, mean, invstd, weight, sums, geometry, count)
+        return
+    each = packets(mean, 1), packets(invstd, 1), packets(weight, 1), packets(sums, 1, True)
+    given = packets(dy, way.width), packets(x, way.width), packets(dx, way.width, True), *each
+    room = plan.staged_bytes(way.plan, way.width, x.itemsize, 2)
+    launch(way.which, x, way.plan.grid, *given, way.shape, *way.places, count, shared=room)
 
 
 def _reduce(
@@ -134,7 +154,7 @@ def _reduce(
     launch(way.which, x, way.plan.grid, *given, way.shape, way.places[0], numbers)
 
 
-def _way(geometry: Geometry | Strides, itemsize: int, kernels: tuple[kernel, ...], cut: Callable[..., Plan]) -> Way:
+def _way(geometry: Geometry | Strides, itemsize: int, kernels: tuple[kernel | None, ...], cut: Callable[..., Plan]) -> Way:
     if isinstance(geometry, Strides):
         found = cut(1, geometry.n_channels, geometry.per_channel, False, 1)
         shape = found.shape, tuple(map(i32, geometry.kept)), tuple(map(i32, geometry.reduced))
@@ -143,6 +163,10 @@ def _way(geometry: Geometry | Strides, itemsize: int, kernels: tuple[kernel, ...
     found = cut(*geometry[:4], width)
     places = tuple(tuple(row // width) for row in geometry.grid[1:])
     return Way(kernels[geometry.channels_last], width, found, found.shape, places)
+
+
+def _is_staged(way: Way, itemsize: int, operands: int) -> bool:
+    return way.which is not None and plan.is_staged(way.plan, way.width, itemsize, operands)
 
 
 def _scratch(x: Any, way: Way, n_channels: int) -> Workspace:

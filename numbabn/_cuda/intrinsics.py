@@ -124,7 +124,12 @@ def _lower_lanes(context: Any, builder: Any, sig: Any, args: Any) -> Any:
 
 
 def _lower_lane(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    return builder.extract_element(args[0], args[1])
+    """Selects, where k is no constant: an indexed register would live in memory."""
+    found = builder.extract_element(args[0], ir.Constant(_I32, 0))
+    for k in range(1, sig.args[0].count):
+        other = builder.extract_element(args[0], ir.Constant(_I32, k))
+        found = builder.select(builder.icmp_signed("==", args[1], ir.Constant(args[1].type, k)), other, found)
+    return found
 
 
 def _lower_lane_sum(context: Any, builder: Any, sig: Any, args: Any) -> Any:

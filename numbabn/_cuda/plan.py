@@ -19,7 +19,7 @@ LEAST = 8  # packets of a thread that are worth a block of its own: 32 elements 
 MOST = 1024  # packets that a thread adds in the array's own dtype
 TEAMS = 8  # most channels of a block, channels first
 LANES = 32  # most packets of a row that a block takes, channels last
-STAGED = 45056  # bytes of shared memory that hold a channel between its two passes; 48 KiB need no leave of the driver
+SHARED = 48 * 1024  # bytes that a block may have without asking the driver; how many more, differs from card to card
 
 
 class Plan(NamedTuple):
@@ -55,7 +55,8 @@ def pointwise(n_outer: int, n_channels: int, n_inner: int, last: bool, width: in
 
 def is_staged(plan: Plan, width: int, itemsize: int, operands: int) -> bool:
     """Whether a block's packets stay in shared memory between two passes: one launch, each element read once."""
-    return plan.grid[1] == 1 and staged_bytes(plan, width, itemsize, operands) <= STAGED
+    own = 3 * BLOCK * itemsize + 1024  # for sums, coefficients and what the system keeps
+    return plan.grid[1] == 1 and staged_bytes(plan, width, itemsize, operands) <= SHARED - own
 
 
 def staged_bytes(plan: Plan, width: int, itemsize: int, operands: int) -> int:

@@ -1,0 +1,94 @@
+"""The body of `test_backends` on a CUDA device: a card, or Numba's simulator (NUMBA_ENABLE_CUDASIM=1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import BAR, DTYPES, LAYOUTS, assert_bits, assert_within, frozen, normal
+from devices import OnDevice, missing, simulated, to_host
+from test_backends import MODES, Mode, expected, problem, run
+
+import naive
+import numbabn as nb
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there is one")
+
+# Aligned planes, odd ones, planes cut by columns, (N, C) that is aligned or not; blocks that share channels.
+SHAPES = {
+    "one-packet": (2, 3, 2, 2),
+    "odd-planes": (3, 5, 7, 3),
+    "rows": (37, 9),
+    "rank-5": (2, 3, 2, 3, 4),
+    "shared-planes": (9, 2, 16, 16) if simulated() else (5, 3, 64, 64),
+    "shared-odd-planes": (2, 2, 17, 31) if simulated() else (2, 3, 61, 71),
+    "shared-rows": (150, 8) if simulated() else (1100, 64),
+    "shared-odd-rows": (120, 5) if simulated() else (2500, 43),
+    "panels": (5, 264),
+}
+FRAMES = ("channels-first", "channels-last", "outer-gaps", "reversed")
+STRIDED = ("inner-gaps", "backwards", "cropped", "fortran", "channel-gaps", "channels-outermost")
+# The simulator is slow: all layouts on one shape, all shapes in few layouts.
+CASES = [(shape, layout) for shape in SHAPES for layout in FRAMES[: 2 if "shared" in shape else 4]]
+CASES += [("odd-planes", layout) for layout in STRIDED]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mode", ["training", "training-plain", "training-in-place", "eval", "eval-in-place"])
+@pytest.mark.parametrize(("shape", "layout"), CASES, ids=["-".join(c) for c in CASES])
+def test_results(shape: str, layout: str, mode: str, dtype: Any) -> None:
+    if "plain" in mode and layout != FRAMES[0]:
+        pytest.skip("parameters do not depend on the layout")
+    how: Mode = MODES[mode]
+    results = run(problem(SHAPES[shape], dtype, how.affine), how, layout, OnDevice)
+    for name, (value, bar) in expected(SHAPES[shape], dtype, how).items():
+        assert_within(to_host(results[name]), value, bar, name)
+
+
+@pytest.mark.parametrize("layout", ["channels-first", "channels-last", "inner-gaps"])
+@pytest.mark.parametrize("shape", ["odd-planes", "shared-planes", "shared-odd-rows"])
+def test_steps_give_the_bits_of_the_whole(shape: str, layout: str) -> None:
+    p = problem(SHAPES[shape], np.float32, True)
+    whole = {name: to_host(a) for name, a in run(p, MODES["training-in-place"], layout, OnDevice).items()}
+    x, dy = OnDevice(LAYOUTS[layout](p.x)), OnDevice(LAYOUTS[layout](p.dy))
+    weight, bias = OnDevice(p.weight), OnDevice(p.bias)  # type: ignore[arg-type]
+    m = nb.moments(x)
+    scale = m.invstd()
+    running = OnDevice(p.running_mean.copy()), OnDevice(p.running_var.copy())
+    nb.update_running(*running, m, 0.3)  # type: ignore[arg-type]
+    sums = nb.backward_reduce(dy, x, m.mean, scale)
+    dx = nb.backward_elemt(dy, x, m.mean, scale, weight, *sums, m.count, out=dy)
+    y = nb.normalize(x, m.mean, scale, weight, bias, out=x)
+    found = {"save_mean": m.mean, "save_invstd": scale, "y": y, "dbias": sums[0], "dx": dx}
+    found |= dict(zip(("running_mean", "running_var"), running, strict=True))
+    for name, result in found.items():
+        assert_bits(to_host(result), whole[name], name)
+
+
+@pytest.mark.parametrize("shift", [4, 8, 12])
+@pytest.mark.parametrize("shape", ["shared-planes", "shared-rows"])
+def test_addresses_change_no_bit(shape: str, shift: int) -> None:
+    p = problem(SHAPES[shape], np.float32, True)
+    whole = run(p, MODES["training-in-place"], "channels-first", OnDevice)
+    moved = run(p, MODES["training-in-place"], "channels-first", lambda a: OnDevice(a, shift))
+    for name, result in moved.items():
+        assert_bits(to_host(result), to_host(whole[name]), name)
+
+
+@pytest.mark.parametrize("mean", [0.0, 100.0, 1e5])
+@pytest.mark.parametrize("first", ["data", "outlier", "zero"])
+@pytest.mark.parametrize("shape", ["shared-planes", "shared-odd-planes", "shared-rows"])
+def test_far_from_zero(shape: str, first: str, mean: float) -> None:
+    x = np.array(normal(SHAPES[shape], np.float32, 1, mean))
+    if first != "data":
+        x[0].reshape(x.shape[1], -1)[:, 0] = mean + 30.0 if first == "outlier" else 0.0
+    running = OnDevice(np.zeros(x.shape[1])), OnDevice(np.ones(x.shape[1]))
+    y = nb.batch_norm(OnDevice(frozen(x)), *running, training=True)  # type: ignore[arg-type]
+    wanted, _, _ = naive.forward(x)
+    assert_within(to_host(y), wanted, BAR["f"] * np.maximum(1.0, np.abs(wanted) / 4.0), "y")
+    new_mean, new_var = naive.running(np.zeros(x.shape[1]), np.ones(x.shape[1]), x, 0.1)
+    _, _, m2 = naive.moments(x)
+    std = np.sqrt(m2 / (x.size // x.shape[1]))
+    assert_within(to_host(running[0]), new_mean, 1e-7 * std + 2.4e-7 * np.abs(new_mean), "running_mean")
+    assert_within(to_host(running[1]), new_var, 1e-6 * new_var, "running_var")
