@@ -6,12 +6,16 @@ import importlib
 import warnings
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import numpy as np
 from numba import cuda as cuda
 from numba.core import config
 from numba.core.errors import NumbaPerformanceWarning
+
+if not config.ENABLE_CUDASIM and find_spec("numba_cuda") is None:
+    raise ImportError("CUDA arrays need numba-cuda: install numbabn[cuda13] or numbabn[cuda12]")
 
 BLOCK = 32 if config.ENABLE_CUDASIM else 256  # threads of every block; the simulator starts a Python thread for each
 LEAST_BLOCKS = 3  # of a multiprocessor that a kernel leaves registers for: 80 each at most, and no spills
@@ -24,7 +28,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 def inner(function: _F) -> _F:
     """Compile a function that only kernels call."""
-    return function if SIMULATED else cuda.jit(device=True)(function)  # type: ignore[no-any-return]
+    return function if SIMULATED else cuda.jit(device=True)(function)
 
 
 class kernel:  # noqa: N801 - a decorator

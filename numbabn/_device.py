@@ -1,4 +1,4 @@
-"""Arrays on a CUDA device: taken in by their interface, never by their library, and checked as those on the host are."""
+"""Arrays on a CUDA device: taken in by their interface, not their library, and checked as those on the host are."""
 
 from __future__ import annotations
 
@@ -57,6 +57,11 @@ class DeviceArray:
         }
         return np.asarray(holder)
 
+    def is_same(self, other: Any) -> bool:
+        """Whether another array of this shape is the same elements."""
+        beside = adopt("out", other)
+        return self.start == beside.start and self.strides == beside.strides
+
     @property
     def is_flat(self) -> bool:
         """Whether its elements lie one after another, in C order."""
@@ -101,7 +106,14 @@ def adopt(name: str, value: Any, beside: str = "x") -> DeviceArray:
     if pointer % dtype.itemsize or any(s % dtype.itemsize for s in strides):
         raise ValueError(f"{name} has elements at addresses that are no multiples of their {dtype.itemsize} bytes")
     return DeviceArray(
-        value, pointer or 0, shape, tuple(strides), dtype, bool(readonly), _device_of(value), _stream_of(value, interface)
+        value,
+        pointer or 0,
+        shape,
+        tuple(strides),
+        dtype,
+        bool(readonly),
+        _device_of(value),
+        _stream_of(value, interface),
     )
 
 

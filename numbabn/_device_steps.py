@@ -200,6 +200,33 @@ def spread(m2: Any, free: float, eps: float, power: float) -> Any:
     return result.source
 
 
+# -- a layer's arrays --------------------------------------------------------------------------------------------------
+
+
+def fill(array: Any, value: float) -> None:
+    """Set all elements."""
+    given = device.adopt("array", array)
+    _each("fill_row", given, (), (given,), float(value))
+
+
+def copy(array: Any, source: Any) -> None:
+    """Set all elements to those of another device array."""
+    given = device.adopt("array", array)
+    _each("copy_row", given, (device.adopt("source", source),), (given,))
+
+
+def add(array: Any, other: Any) -> None:
+    """Add the elements of another device array."""
+    given = device.adopt("array", array)
+    _each("add_row", given, (device.adopt("other", other),), (given,))
+
+
+def empty_beside(array: Any) -> Any:
+    """A new array beside one, in its shape and dtype."""
+    given = device.adopt("array", array)
+    return device.empty(given, given.shape, given.dtype).source
+
+
 def _geometry(layout: Layout, *operands: DeviceArray) -> Any:
     keys = (key for a in operands for key in (a.dtype, a.strides))
     return device_frame(layout.kept, layout.shape, *keys)

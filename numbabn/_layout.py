@@ -203,20 +203,14 @@ def device_frame(kept: tuple[int, ...], shape: tuple[int, ...], *layouts: Any) -
     itemsize = layouts[0].itemsize
     steps = [tuple(s // itemsize for s in operand) for operand in layouts[1::2]]
     reduced = tuple(a for a in range(len(shape)) if a not in kept)
-    parts = []
-    for axes in (kept, reduced):
-        merged = _merged([a for a in axes if shape[a] > 1], shape, steps) or [(1, (0,) * len(steps))]
-        parts.append(merged[::-1])
-    places = tuple(
-        (
-            -sum((n - 1) * s for n, s in zip(shape, operand, strict=True) if s < 0),
-            *(tuple(strides[k] for _, strides in part) for part in parts),
-        )
-        for k, operand in enumerate(steps)
-    )
-    extents = tuple(tuple(n for n, _ in part) for part in parts)
-    count = math.prod(extents[1])
-    return Strides(math.prod(extents[0]), *extents, places, count, count * math.prod(extents[0]))  # type: ignore[arg-type]
+    none = [(1, (0,) * len(steps))]
+    parts = [(_merged([a for a in axes if shape[a] > 1], shape, steps) or none)[::-1] for axes in (kept, reduced)]
+    starts = [-sum((n - 1) * s for n, s in zip(shape, operand, strict=True) if s < 0) for operand in steps]
+    along = [[tuple(strides[k] for _, strides in part) for part in parts] for k in range(len(steps))]
+    places = tuple((start, *strides) for start, strides in zip(starts, along, strict=True))
+    channels, others = (tuple(n for n, _ in part) for part in parts)
+    n_channels, count = math.prod(channels), math.prod(others)
+    return Strides(n_channels, channels, others, places, count, n_channels * count)
 
 
 def _merged(axes: list[int], shape: tuple[int, ...], steps: list[tuple[int, ...]]) -> list[tuple[int, tuple[int, ...]]]:

@@ -61,6 +61,11 @@ class OnDevice:
         }
 
 
+def to_device(a: Any, shift: int = 0) -> Any:
+    """A copy of a host array, as a stranger would bring it: an interface and nothing else."""
+    return OnDevice(a, shift)
+
+
 def _bytes(a: Array, low: int, high: int) -> Array:
     import ctypes
 

@@ -1,7 +1,7 @@
 """Numba's CUDA simulator, taught what the kernels and their callers need of it: arrays by their interface.
 
-The simulator swaps `cuda` inside one module at a time, from many threads; here it is swapped in all kernel modules, once
-a launch.
+The simulator swaps `cuda` inside one module at a time, from many threads; here it is swapped in all kernel modules,
+once a launch.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def interface_of(array: Any) -> dict[str, Any]:
 
 @contextmanager
 def swapped_everywhere(_function: Any, stand_in: Any) -> Iterator[None]:
-    modules = [m for name, m in sys.modules.items() if name.startswith("numbabn._cuda.") and hasattr(m, "cuda")]
+    found = (m for name, m in sys.modules.items() if name.startswith("numbabn._cuda."))
+    modules: list[Any] = [m for m in found if hasattr(m, "cuda")]
     before = [m.cuda for m in modules]
     for m in modules:
         m.cuda = stand_in

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import naive
 import numpy as np
 import pytest
 from cases import BAR, DTYPES, LAYOUTS, assert_bits, assert_within, frozen, normal
-from devices import OnDevice, missing, simulated, to_host
+from devices import missing, simulated, to_device, to_host
 from test_backends import MODES, Mode, expected, problem, run
 
-import naive
 import numbabn as nb
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "there is one")
@@ -41,7 +41,7 @@ def test_results(shape: str, layout: str, mode: str, dtype: Any) -> None:
     if "plain" in mode and layout != FRAMES[0]:
         pytest.skip("parameters do not depend on the layout")
     how: Mode = MODES[mode]
-    results = run(problem(SHAPES[shape], dtype, how.affine), how, layout, OnDevice)
+    results = run(problem(SHAPES[shape], dtype, how.affine), how, layout, to_device)
     for name, (value, bar) in expected(SHAPES[shape], dtype, how).items():
         assert_within(to_host(results[name]), value, bar, name)
 
@@ -50,17 +50,17 @@ def test_results(shape: str, layout: str, mode: str, dtype: Any) -> None:
 @pytest.mark.parametrize("shape", ["odd-planes", "shared-planes", "shared-odd-rows"])
 def test_steps_give_the_bits_of_the_whole(shape: str, layout: str) -> None:
     p = problem(SHAPES[shape], np.float32, True)
-    whole = {name: to_host(a) for name, a in run(p, MODES["training-in-place"], layout, OnDevice).items()}
-    x, dy = OnDevice(LAYOUTS[layout](p.x)), OnDevice(LAYOUTS[layout](p.dy))
-    weight, bias = OnDevice(p.weight), OnDevice(p.bias)  # type: ignore[arg-type]
+    whole = {name: to_host(a) for name, a in run(p, MODES["training-in-place"], layout, to_device).items()}
+    x, dy = to_device(LAYOUTS[layout](p.x)), to_device(LAYOUTS[layout](p.dy))
+    weight, bias = to_device(p.weight), to_device(p.bias)
     m = nb.moments(x)
     scale = m.invstd()
-    running = OnDevice(p.running_mean.copy()), OnDevice(p.running_var.copy())
-    nb.update_running(*running, m, 0.3)  # type: ignore[arg-type]
+    running = to_device(p.running_mean.copy()), to_device(p.running_var.copy())
+    nb.update_running(*running, m, 0.3)
     sums = nb.backward_reduce(dy, x, m.mean, scale)
     dx = nb.backward_elemt(dy, x, m.mean, scale, weight, *sums, m.count, out=dy)
     y = nb.normalize(x, m.mean, scale, weight, bias, out=x)
-    found = {"save_mean": m.mean, "save_invstd": scale, "y": y, "dbias": sums[0], "dx": dx}
+    found: dict[str, Any] = {"save_mean": m.mean, "save_invstd": scale, "y": y, "dbias": sums[0], "dx": dx}
     found |= dict(zip(("running_mean", "running_var"), running, strict=True))
     for name, result in found.items():
         assert_bits(to_host(result), whole[name], name)
@@ -70,8 +70,8 @@ def test_steps_give_the_bits_of_the_whole(shape: str, layout: str) -> None:
 @pytest.mark.parametrize("shape", ["shared-planes", "shared-rows"])
 def test_addresses_change_no_bit(shape: str, shift: int) -> None:
     p = problem(SHAPES[shape], np.float32, True)
-    whole = run(p, MODES["training-in-place"], "channels-first", OnDevice)
-    moved = run(p, MODES["training-in-place"], "channels-first", lambda a: OnDevice(a, shift))
+    whole = run(p, MODES["training-in-place"], "channels-first", to_device)
+    moved = run(p, MODES["training-in-place"], "channels-first", lambda a: to_device(a, shift))
     for name, result in moved.items():
         assert_bits(to_host(result), to_host(whole[name]), name)
 
@@ -83,8 +83,8 @@ def test_far_from_zero(shape: str, first: str, mean: float) -> None:
     x = np.array(normal(SHAPES[shape], np.float32, 1, mean))
     if first != "data":
         x[0].reshape(x.shape[1], -1)[:, 0] = mean + 30.0 if first == "outlier" else 0.0
-    running = OnDevice(np.zeros(x.shape[1])), OnDevice(np.ones(x.shape[1]))
-    y = nb.batch_norm(OnDevice(frozen(x)), *running, training=True)  # type: ignore[arg-type]
+    running = to_device(np.zeros(x.shape[1])), to_device(np.ones(x.shape[1]))
+    y = nb.batch_norm(to_device(frozen(x)), *running, training=True)
     wanted, _, _ = naive.forward(x)
     assert_within(to_host(y), wanted, BAR["f"] * np.maximum(1.0, np.abs(wanted) / 4.0), "y")
     new_mean, new_var = naive.running(np.zeros(x.shape[1]), np.ones(x.shape[1]), x, 0.1)
@@ -92,3 +92,53 @@ def test_far_from_zero(shape: str, first: str, mean: float) -> None:
     std = np.sqrt(m2 / (x.size // x.shape[1]))
     assert_within(to_host(running[0]), new_mean, 1e-7 * std + 2.4e-7 * np.abs(new_mean), "running_mean")
     assert_within(to_host(running[1]), new_var, 1e-6 * new_var, "running_var")
+
+
+# -- layers ------------------------------------------------------------------------------------------------------------
+
+
+def steps(layer: Any, to: Any, back: Any) -> dict[str, Any]:
+    """Two training steps and an evaluation."""
+    results: dict[str, Any] = {}
+    for k in range(2):
+        x, dy = normal((4, 3, 5, 4), np.float32, k, 5.0), normal((4, 3, 5, 4), np.float32, k + 9)
+        results |= {f"y{k}": back(layer(to(x))), f"dx{k}": back(layer.backward(to(dy)))}
+    results["eval"] = back(layer.eval()(to(x)))
+    return results | {f"grad {name}": back(a) for name, a in layer.grads.items()} | dict(layer.state_dict())
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_layers(momentum: float | None) -> None:
+    there = steps(nb.BatchNorm2d(3, momentum=momentum, device="cuda"), to_device, to_host)
+    here = steps(nb.BatchNorm2d(3, momentum=momentum), np.array, np.array)
+    assert there.keys() == here.keys() and there["num_batches_tracked"] == 2
+    for name, value in here.items():
+        assert_within(there[name], value.astype(np.longdouble), 5e-6 * np.maximum(1.0, np.abs(value)), name)
+
+
+def test_layers_move() -> None:
+    import copy
+
+    layer = nb.BatchNorm2d(3)
+    layer(normal((4, 3, 5, 4), np.float32, 1, 5.0))
+    state = layer.state_dict()
+    moved = layer.to("cuda")
+    assert moved is layer and type(layer.weight) is not np.ndarray
+    for name, value in layer.state_dict().items():
+        assert_bits(value, state[name], name)
+    twin = copy.deepcopy(layer)
+    assert type(twin.weight) is not np.ndarray
+    layer.reset_parameters()
+    assert layer.state_dict()["running_mean"].max() == 0.0
+    layer.load_state_dict(twin.state_dict())
+    assert_bits(layer.to("cpu").running_mean, state["running_mean"])
+    lazy = nb.LazyBatchNorm2d(device="cuda")
+    lazy(to_device(normal((2, 7, 2, 2), np.float32)))
+    assert to_host(lazy.running_var).shape == (7,)
+
+
+def test_a_layer_that_overwrote_its_input_says_so() -> None:
+    layer, x = nb.BatchNorm2d(3, device="cuda"), to_device(np.array(normal((2, 3, 2, 2), np.float32)))
+    layer(x, out=x)
+    with pytest.raises(RuntimeError, match="out=x overwrote it"):
+        layer.backward(x)

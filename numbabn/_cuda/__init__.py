@@ -7,7 +7,7 @@ each. Statistics and sums, float64 (3, C), are written by the last block that sh
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from .._compile_cuda import SIMULATED, i32, kernel
 from .._geometry import INVSTD, M2, MEAN, Geometry, Strides
@@ -20,6 +20,8 @@ from .workspace import Workspace, workspace
 
 if not SIMULATED:
     from . import intrinsics as intrinsics  # what packets compile to
+
+Kernels: TypeAlias = tuple[kernel | None, ...]
 
 # Of each step, the kernels for channels first, channels last, and any strides.
 MOMENTS = reduce_first.moments_channels_first, reduce_last.moments_channels_last, strided.moments_strided
@@ -143,7 +145,14 @@ def backward(dy: Any, x: Any, dx: Any, mean: Any, invstd: Any, weight: Any, sums
 
 
 def _reduce(
-    x: Any, running_mean: Any, running_var: Any, stats: Any, geometry: Geometry, eps: float, momentum: float, ddof: float
+    x: Any,
+    running_mean: Any,
+    running_var: Any,
+    stats: Any,
+    geometry: Geometry,
+    eps: float,
+    momentum: float,
+    ddof: float,
 ) -> None:
     """Statistics of x, and running ones where there are any."""
     way = _way(geometry, x.itemsize, MOMENTS, plan.reduction)
@@ -154,7 +163,7 @@ def _reduce(
     launch(way.which, x, way.plan.grid, *given, way.shape, way.places[0], numbers)
 
 
-def _way(geometry: Geometry | Strides, itemsize: int, kernels: tuple[kernel | None, ...], cut: Callable[..., Plan]) -> Way:
+def _way(geometry: Geometry | Strides, itemsize: int, kernels: Kernels, cut: Callable[..., Plan]) -> Way:
     if isinstance(geometry, Strides):
         found = cut(1, geometry.n_channels, geometry.per_channel, False, 1)
         shape = found.shape, tuple(map(i32, geometry.kept)), tuple(map(i32, geometry.reduced))

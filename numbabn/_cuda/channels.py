@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from .._compile_cuda import inner
@@ -20,16 +18,14 @@ affine, blend, gradient, invstd = inner(_affine), inner(_blend), inner(_gradient
 
 
 @inner
-def moment_sums(n: Any, mean: Any, m2: Any, k: Any) -> Any:
+def moment_sums(n, mean, m2, k):
     """Sum and sum of squares, less the pivot, of lane k: what only has to be added from here on."""
     count, rest = np.float64(n), np.float64(lane(mean, k))
     return count * rest, np.float64(lane(m2, k)) + count * rest * rest
 
 
 @inner
-def settle_moments(
-    c: Any, first: Any, second: Any, pivot: Any, running_mean: Any, running_var: Any, stats: Any, numbers: Any
-) -> Any:
+def settle_moments(c, first, second, pivot, running_mean, running_var, stats, numbers):
     """Statistics and new running statistics of channel c from its sums; mean and invstd are returned."""
     count, eps, momentum, ddof = numbers
     n_channels = stats.size // 3
@@ -47,7 +43,7 @@ def settle_moments(
 
 
 @inner
-def settle_dots(c: Any, sum_dy: Any, sum_dy_xmh: Any, high: Any, mean: Any, invstd: Any, sums: Any) -> Any:
+def settle_dots(c, sum_dy, sum_dy_xmh, high, mean, invstd, sums):
     """Sums of channel c from those about the high part of its mean; they are returned."""
     n_channels = sums.size // 3
     sum_dy_xmu = sum_dy_xmh - (mean - high) * sum_dy
@@ -58,7 +54,7 @@ def settle_dots(c: Any, sum_dy: Any, sum_dy_xmh: Any, high: Any, mean: Any, invs
 
 
 @inner
-def put_affine(table: Any, at: Any, pitch: Any, mean: Any, r: Any, weight: Any, bias: Any) -> None:
+def put_affine(table, at, pitch, mean, r, weight, bias):
     """High mean, a and b of a channel, to three rows of a table of x's dtype."""
     high = table.dtype.type(mean)
     a, b = affine(np.float64(high), mean, r, weight, bias)
@@ -68,9 +64,7 @@ def put_affine(table: Any, at: Any, pitch: Any, mean: Any, r: Any, weight: Any, 
 
 
 @inner
-def put_gradient(
-    table: Any, at: Any, pitch: Any, mean: Any, r: Any, weight: Any, sum_dy: Any, sum_dy_xmu: Any, count: Any
-) -> None:
+def put_gradient(table, at, pitch, mean, r, weight, sum_dy, sum_dy_xmu, count):
     """High means of x and dy, r, a, b and d of a channel, to six rows of a table of x's dtype."""
     g_mean = sum_dy / count
     high, g_high = table.dtype.type(mean), table.dtype.type(g_mean)

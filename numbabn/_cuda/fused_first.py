@@ -5,8 +5,6 @@ They call the pieces of the other modules in the same order as these modules' ke
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from .._compile_cuda import BLOCK, cuda, i32, inner, kernel
@@ -19,16 +17,16 @@ from .walk import ahead, offset_of, planes, steps_of
 
 
 @inner
-def staged_packet(staged: Any, place: Any, like: Any) -> Any:
+def staged_packet(staged, place, like):
     """A thread's next packet in shared memory, and where the one after it is."""
     return take(staged, place, like), i32(place + i32(BLOCK) * lanes(like))
 
 
 @kernel
 def forward_channels_first(
-    x: Any, y: Any, running_mean: Any, running_var: Any, weight: Any, bias: Any, stats: Any, shape: Any, at_x: Any,
-    at_y: Any, numbers: Any,
-) -> None:  # fmt: skip
+    x, y, running_mean, running_var, weight, bias, stats, shape, at_x,
+    at_y, numbers,
+):  # fmt: skip
     """y (N, C, S), statistics (3, C) and running statistics (C) of x; moves 2 elements' bytes an element."""
     shared = cuda.shared.array(TRIPLES, x.dtype)
     table = cuda.shared.array(AFFINE, x.dtype)
@@ -40,8 +38,8 @@ def forward_channels_first(
     if member == i32(0) and channel < shape[1]:
         first, second = moment_sums(n, mean, m2, 0)
         about, w, b = np.float64(lane(pivot, 0)), np.float64(weight[channel]), np.float64(bias[channel])
-        both = settle_moments(channel, first, second, about, running_mean, running_var, stats, numbers)
-        put_affine(table, mine, TEAMS, *both, w, b)
+        m, r = settle_moments(channel, first, second, about, running_mean, running_var, stats, numbers)
+        put_affine(table, mine, TEAMS, m, r, w, b)
     cuda.syncthreads()
     offset, (step, wrap) = offset_of(at_y, row, channel, column), steps_of(at_y, row_step, column_step, width)
     high, a = splat(pivot, table[mine]), splat(pivot, table[mine + TEAMS])
@@ -55,9 +53,9 @@ def forward_channels_first(
 
 @kernel
 def backward_channels_first(
-    dy: Any, x: Any, dx: Any, mean: Any, invstd: Any, weight: Any, sums: Any, shape: Any, at_dy: Any, at_x: Any,
-    at_dx: Any, elements: Any,
-) -> None:  # fmt: skip
+    dy, x, dx, mean, invstd, weight, sums, shape, at_dy, at_x,
+    at_dx, elements,
+):  # fmt: skip
     """dx (N, C, S) and sums (3, C) of dy and x; moves 3 elements' bytes an element."""
     shared = cuda.shared.array(PAIRS, x.dtype)
     table = cuda.shared.array(GRADIENT, x.dtype)
@@ -68,9 +66,9 @@ def backward_channels_first(
     sum_dy, dots = team_dots(dy, x, at_dy, at_x, block, i32(0), t, shape, about, shared, staged, True)
     if member == i32(0) and channel < shape[1]:
         m, r, w = np.float64(mean[channel]), np.float64(invstd[channel]), np.float64(weight[channel])
-        given = np.float64(lane(sum_dy, 0)), np.float64(lane(dots, 0)), np.float64(about)
-        both = settle_dots(channel, *given, m, r, sums)
-        put_gradient(table, mine, TEAMS, m, r, w, *both, elements)
+        first, second = np.float64(lane(sum_dy, 0)), np.float64(lane(dots, 0))
+        first, second = settle_dots(channel, first, second, np.float64(about), m, r, sums)
+        put_gradient(table, mine, TEAMS, m, r, w, first, second, elements)
     cuda.syncthreads()
     offset, (step, wrap) = offset_of(at_dx, row, channel, column), steps_of(at_dx, row_step, column_step, width)
     like, place = load(x, at_x[0]), t

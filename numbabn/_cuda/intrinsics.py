@@ -31,7 +31,7 @@ from .packets import (
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
 
-class Packet(types.Type):  # type: ignore[misc]
+class Packet(types.Type):
     """Numba type of a packet."""
 
     def __init__(self, dtype: Any, count: int) -> None:

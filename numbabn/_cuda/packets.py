@@ -14,12 +14,12 @@ import numpy as np
 from .._compile_cuda import BLOCK
 
 
-def load(x: Any, i: int) -> Any:
+def load(x: Any, i: Any) -> Any:
     """Packet x[i]."""
     return _packet(x[i])
 
 
-def store(x: Any, i: int, v: Any) -> None:
+def store(x: Any, i: Any, v: Any) -> None:
     """Write a packet to x[i]."""
     if x.ndim == 1:
         x[i] = v[0]
@@ -31,18 +31,18 @@ def store(x: Any, i: int, v: Any) -> None:
             x[i, 0, k] = v[k]
 
 
-def put(x: Any, i: int, v: Any) -> None:
+def put(x: Any, i: Any, v: Any) -> None:
     """Write the lanes of a packet to x[i], x[i + BLOCK] and so on, so that neighbours meet no bank twice."""
     for k in range(len(v)):
         x[i + k * BLOCK] = v[k]
 
 
-def take(x: Any, i: int, like: Any) -> Any:
+def take(x: Any, i: Any, like: Any) -> Any:
     """Packet that `put` wrote."""
     return np.array([x[i + k * BLOCK] for k in range(len(like))], like.dtype)
 
 
-def gather(x: Any, i: int, like: Any) -> Any:
+def gather(x: Any, i: Any, like: Any) -> Any:
     """Packet of neighbouring elements x[i], x[i + 1] and so on of an array of rank 1."""
     return np.array([x[i + k] for k in range(len(like))], like.dtype)
 
@@ -57,7 +57,7 @@ def lanes(v: Any) -> int:
     return len(v)
 
 
-def lane(v: Any, k: int) -> Any:
+def lane(v: Any, k: Any) -> Any:
     """One lane."""
     return v[k]
 
@@ -87,7 +87,7 @@ def reciprocal(value: Any) -> Any:
     return type(value)(1) / value
 
 
-def quotient(a: int, b: int) -> Any:
+def quotient(a: Any, b: Any) -> Any:
     """a // b of two 32-bit integers that are not negative."""
     return np.int32(a // b)
 

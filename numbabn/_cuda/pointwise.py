@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from .._compile_cuda import i32, inner
 from .packets import load, store
 from .walk import ahead
@@ -11,9 +9,9 @@ from .walk import ahead
 
 @inner
 def normalize_packets(
-    x: Any, y: Any, of_x: Any, of_y: Any, column: Any, count: Any, step_x: Any, step_y: Any, column_step: Any,
-    width: Any, wrap_x: Any, wrap_y: Any, high: Any, a: Any, b: Any,
-) -> None:  # fmt: skip
+    x, y, of_x, of_y, column, count, step_x, step_y, column_step,
+    width, wrap_x, wrap_y, high, a, b,
+):  # fmt: skip
     """A thread's packets of y, four reads in flight."""
     while count >= i32(4):
         x0, y0, c = of_x, of_y, column
@@ -43,17 +41,17 @@ def normalize_packets(
 
 
 @inner
-def slope(g: Any, v: Any, high: Any, g_high: Any, r: Any, a: Any, b: Any, d: Any) -> Any:
+def slope(g, v, high, g_high, r, a, b, d):
     """dx of one packet of dy and x."""
     return (g - g_high) * a + ((v - high) * r * b + d)
 
 
 @inner
 def gradient_packets(
-    dy: Any, x: Any, dx: Any, of_dy: Any, of_x: Any, of_dx: Any, column: Any, count: Any, step_dy: Any, step_x: Any,
-    step_dx: Any, column_step: Any, width: Any, wrap_dy: Any, wrap_x: Any, wrap_dx: Any, high: Any, g_high: Any,
-    r: Any, a: Any, b: Any, d: Any,
-) -> None:  # fmt: skip
+    dy, x, dx, of_dy, of_x, of_dx, column, count, step_dy, step_x,
+    step_dx, column_step, width, wrap_dy, wrap_x, wrap_dx, high, g_high,
+    r, a, b, d,
+):  # fmt: skip
     """A thread's packets of dx, four reads in flight."""
     while count >= i32(2):
         g0, x0, d0, c = of_dy, of_x, of_dx, column

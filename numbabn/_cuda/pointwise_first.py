@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from .._compile_cuda import cuda, i32, kernel
@@ -18,9 +16,7 @@ AFFINE, GRADIENT = 3 * TEAMS, 6 * TEAMS  # elements of shared memory
 
 
 @kernel
-def normalize_channels_first(
-    x: Any, y: Any, mean: Any, var: Any, weight: Any, bias: Any, shape: Any, at_x: Any, at_y: Any, eps: Any
-) -> None:
+def normalize_channels_first(x, y, mean, var, weight, bias, shape, at_x, at_y, eps):
     """y (N, C, S) from x and rows (C); without eps, var is invstd. Moves 2 elements' bytes an element."""
     table = cuda.shared.array(AFFINE, x.dtype)
     t, (block, cut) = i32(cuda.threadIdx.x), backwards()
@@ -41,9 +37,9 @@ def normalize_channels_first(
 
 @kernel
 def backward_elemt_channels_first(
-    dy: Any, x: Any, dx: Any, mean: Any, invstd: Any, weight: Any, sums: Any, shape: Any, at_dy: Any, at_x: Any,
-    at_dx: Any, n: Any,
-) -> None:  # fmt: skip
+    dy, x, dx, mean, invstd, weight, sums, shape, at_dy, at_x,
+    at_dx, n,
+):  # fmt: skip
     """dx (N, C, S) from dy, x, rows (C) and sums over n elements; moves 3 elements' bytes an element."""
     table = cuda.shared.array(GRADIENT, x.dtype)
     t, (block, cut) = i32(cuda.threadIdx.x), backwards()

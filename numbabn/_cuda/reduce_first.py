@@ -5,8 +5,6 @@ Block (i, k) takes the k-th cut of a few channels' rows and columns.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from .._compile_cuda import BLOCK, cuda, i32, inner, kernel
@@ -19,7 +17,7 @@ TRIPLES, PAIRS = 3 * BLOCK, 2 * BLOCK  # elements of shared memory
 
 
 @inner
-def pivot_of(x: Any, at: Any, channel: Any, shape: Any) -> Any:
+def pivot_of(x, at, channel, shape):
     """The median of three elements of a channel that lie far apart: no outlier, and no zero pad, chooses it."""
     n_outer, n_channels, n_inner = shape[0], shape[1], shape[2]
     c = i32(min(channel, i32(n_channels - i32(1))))
@@ -30,7 +28,7 @@ def pivot_of(x: Any, at: Any, channel: Any, shape: Any) -> Any:
 
 
 @inner
-def team_moments(x: Any, at: Any, block: Any, cut: Any, t: Any, shape: Any, pivot: Any, shared: Any, staged: Any, keep: Any) -> Any:
+def team_moments(x, at, block, cut, t, shape, pivot, shared, staged, keep):
     """Moments of a team's part of its channel, in its first member."""
     mine, member, channel, row, column, c, row_step, column_step, width, count = planes(block, cut, t, shape)
     offset = offset_of(at, row, channel, column)
@@ -42,9 +40,9 @@ def team_moments(x: Any, at: Any, block: Any, cut: Any, t: Any, shape: Any, pivo
 
 @inner
 def team_dots(
-    dy: Any, x: Any, at_dy: Any, at_x: Any, block: Any, cut: Any, t: Any, shape: Any, high: Any, shared: Any,
-    staged: Any, keep: Any,
-) -> Any:  # fmt: skip
+    dy, x, at_dy, at_x, block, cut, t, shape, high, shared,
+    staged, keep,
+):  # fmt: skip
     """Sums of a team's part of its channel, in its first member."""
     mine, member, channel, row, column, c, row_step, column_step, width, count = planes(block, cut, t, shape)
     of_dy, of_x = offset_of(at_dy, row, channel, column), offset_of(at_x, row, channel, column)
@@ -59,9 +57,9 @@ def team_dots(
 
 @kernel
 def moments_channels_first(
-    x: Any, running_mean: Any, running_var: Any, stats: Any, partial: Any, tickets: Any, shape: Any, at_x: Any,
-    numbers: Any,
-) -> None:  # fmt: skip
+    x, running_mean, running_var, stats, partial, tickets, shape, at_x,
+    numbers,
+):  # fmt: skip
     """Statistics (3, C) and running statistics (C) of x (N, C, S); reads 1 element's bytes an element."""
     shared = cuda.shared.array(TRIPLES, x.dtype)
     wide = cuda.shared.array(PAIRS, np.float64)
@@ -84,9 +82,7 @@ def moments_channels_first(
 
 
 @kernel
-def backward_reduce_channels_first(
-    dy: Any, x: Any, mean: Any, invstd: Any, sums: Any, partial: Any, tickets: Any, shape: Any, at_dy: Any, at_x: Any
-) -> None:
+def backward_reduce_channels_first(dy, x, mean, invstd, sums, partial, tickets, shape, at_dy, at_x):
     """Sums (3, C) of dy and x (N, C, S); reads 2 elements' bytes an element."""
     shared = cuda.shared.array(PAIRS, x.dtype)
     wide = cuda.shared.array(PAIRS, np.float64)

@@ -5,13 +5,11 @@ Block (i, k) takes the k-th cut of rows of the i-th panel of channels, a packet 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from .._compile_cuda import BLOCK, cuda, i32, inner, kernel
 from .channels import moment_sums, settle_dots, settle_moments
-from .packets import gather, lane, lanes, load, median, quotient, splat
+from .packets import gather, lane, lanes, load, median, quotient
 from .sums import add_team, dots_of, is_last, merge_team, moments_of, put_pair, total
 from .walk import lanes_of_rows, offset_of
 
@@ -19,7 +17,7 @@ TRIPLES, PAIRS, WIDE = 9 * BLOCK, 8 * BLOCK, 2 * BLOCK  # elements of shared mem
 
 
 @inner
-def pivots_of(x: Any, at: Any, packet: Any, shape: Any) -> Any:
+def pivots_of(x, at, packet, shape):
     """Lane by lane, the median of three elements of a channel that lie far apart."""
     n_outer, n_packets = shape[0], shape[1]
     p = i32(min(packet, i32(n_packets - i32(1))))
@@ -29,21 +27,19 @@ def pivots_of(x: Any, at: Any, packet: Any, shape: Any) -> Any:
 
 
 @inner
-def lane_triples(x: Any, at: Any, block: Any, cut: Any, t: Any, shape: Any, pivot: Any, shared: Any, staged: Any, keep: Any) -> Any:
+def lane_triples(x, at, block, cut, t, shape, pivot, shared, staged, keep):
     """Moments of a packet of channels over a block's rows, in the thread of the first."""
     of_lane, mine, packet, row, count = lanes_of_rows(block, cut, t, shape)
     offset, step = offset_of(at, row, i32(0), packet), np.int64(shape[3]) * at[1]
-    n, mean, m2 = moments_of(
-        x, offset, i32(0), count, step, i32(0), i32(1), np.int64(0), pivot, staged, keep, t
-    )
+    n, mean, m2 = moments_of(x, offset, i32(0), count, step, i32(0), i32(1), np.int64(0), pivot, staged, keep, t)
     return merge_team(n, mean, m2, shared, t, mine, shape[3], shape[2])
 
 
 @inner
 def lane_dots(
-    dy: Any, x: Any, at_dy: Any, at_x: Any, block: Any, cut: Any, t: Any, shape: Any, high: Any, shared: Any,
-    staged: Any, keep: Any,
-) -> Any:  # fmt: skip
+    dy, x, at_dy, at_x, block, cut, t, shape, high, shared,
+    staged, keep,
+):  # fmt: skip
     """Sums of a packet of channels over a block's rows, in the thread of the first."""
     of_lane, mine, packet, row, count = lanes_of_rows(block, cut, t, shape)
     of_dy, of_x = offset_of(at_dy, row, i32(0), packet), offset_of(at_x, row, i32(0), packet)
@@ -56,7 +52,7 @@ def lane_dots(
 
 
 @inner
-def shares_of(block: Any, t: Any, shape: Any, width: Any) -> Any:
+def shares_of(block, t, shape, width):
     """For the last block: a thread's channel, share, and the number of shares; channel -1 for those left over."""
     n_packets, packets = shape[1], shape[2]
     here = i32(min(packets, i32(n_packets - block * packets)) * width)
@@ -68,9 +64,9 @@ def shares_of(block: Any, t: Any, shape: Any, width: Any) -> Any:
 
 @kernel
 def moments_channels_last(
-    x: Any, running_mean: Any, running_var: Any, stats: Any, partial: Any, tickets: Any, shape: Any, at_x: Any,
-    numbers: Any,
-) -> None:  # fmt: skip
+    x, running_mean, running_var, stats, partial, tickets, shape, at_x,
+    numbers,
+):  # fmt: skip
     """Statistics (3, C) and running statistics (C) of x (N, C); reads 1 element's bytes an element."""
     shared = cuda.shared.array(TRIPLES, x.dtype)
     wide = cuda.shared.array(WIDE, np.float64)
@@ -96,9 +92,7 @@ def moments_channels_last(
 
 
 @kernel
-def backward_reduce_channels_last(
-    dy: Any, x: Any, mean: Any, invstd: Any, sums: Any, partial: Any, tickets: Any, shape: Any, at_dy: Any, at_x: Any
-) -> None:
+def backward_reduce_channels_last(dy, x, mean, invstd, sums, partial, tickets, shape, at_dy, at_x):
     """Sums (3, C) of dy and x (N, C); reads 2 elements' bytes an element."""
     shared = cuda.shared.array(PAIRS, x.dtype)
     wide = cuda.shared.array(WIDE, np.float64)

@@ -17,7 +17,7 @@ merge = inner(_merge)
 
 
 @kernel
-def copy_row(source: Any, target: Any) -> None:
+def copy_row(source, target):
     """target (C) from source (C), in target's dtype."""
     c = i32(cuda.blockIdx.x * BLOCK + cuda.threadIdx.x)
     if c < target.size:
@@ -25,7 +25,7 @@ def copy_row(source: Any, target: Any) -> None:
 
 
 @kernel
-def fill_row(target: Any, value: Any) -> None:
+def fill_row(target, value):
     """One value to all of target (C)."""
     c = i32(cuda.blockIdx.x * BLOCK + cuda.threadIdx.x)
     if c < target.size:
@@ -33,7 +33,7 @@ def fill_row(target: Any, value: Any) -> None:
 
 
 @kernel
-def add_row(source: Any, target: Any) -> None:
+def add_row(source, target):
     """source (C) added to target (C)."""
     c = i32(cuda.blockIdx.x * BLOCK + cuda.threadIdx.x)
     if c < target.size:
@@ -41,7 +41,7 @@ def add_row(source: Any, target: Any) -> None:
 
 
 @kernel
-def save_row(mean: Any, var: Any, save_mean: Any, save_invstd: Any, eps: Any) -> None:
+def save_row(mean, var, save_mean, save_invstd, eps):
     """Mean and 1 / sqrt(var + eps) in float64 from rows (C)."""
     c = i32(cuda.blockIdx.x * BLOCK + cuda.threadIdx.x)
     if c < save_mean.size:
@@ -50,7 +50,7 @@ def save_row(mean: Any, var: Any, save_mean: Any, save_invstd: Any, eps: Any) ->
 
 
 @kernel
-def finish_row(mean: Any, m2: Any, running_mean: Any, running_var: Any, scale: Any, numbers: Any) -> None:
+def finish_row(mean, m2, running_mean, running_var, scale, numbers):
     """invstd and running statistics from mean and M2 (C)."""
     count, eps, momentum, ddof = numbers
     c = i32(cuda.blockIdx.x * BLOCK + cuda.threadIdx.x)
@@ -61,7 +61,7 @@ def finish_row(mean: Any, m2: Any, running_mean: Any, running_var: Any, scale: A
 
 
 @kernel
-def merge_row(mean_a: Any, m2_a: Any, mean_b: Any, m2_b: Any, mean: Any, m2: Any, counts: Any) -> None:
+def merge_row(mean_a, m2_a, mean_b, m2_b, mean, m2, counts):
     """Mean and M2 (C) of two samples together."""
     c = i32(cuda.blockIdx.x * BLOCK + cuda.threadIdx.x)
     if c < mean.size:
@@ -71,7 +71,7 @@ def merge_row(mean_a: Any, m2_a: Any, mean_b: Any, m2_b: Any, mean: Any, m2: Any
 
 
 @kernel
-def spread_row(m2: Any, result: Any, free: Any, eps: Any, power: Any) -> None:
+def spread_row(m2, result, free, eps, power):
     """m2 / free (C), its square root, or 1 / sqrt(m2 / free + eps), by the power 1, 0.5 or -0.5."""
     c = i32(cuda.blockIdx.x * BLOCK + cuda.threadIdx.x)
     if c < result.size:

@@ -5,8 +5,6 @@ Channels and the elements of one are counted through; where an element lies is f
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from .._compile_cuda import BLOCK, cuda, i32, inner, kernel
@@ -22,7 +20,7 @@ AFFINE, GRADIENT, TEAMS = 3 * 8, 6 * 8, 8
 
 
 @inner
-def steps(index: Any, extents: Any, strides: Any) -> Any:
+def steps(index, extents, strides):
     """Offset of the index-th combination of axes, the fastest one first."""
     offset = np.int64(0)
     for k in range(len(extents)):
@@ -33,13 +31,13 @@ def steps(index: Any, extents: Any, strides: Any) -> Any:
 
 
 @inner
-def channel_at(at: Any, channel: Any, shape: Any) -> Any:
+def channel_at(at, channel, shape):
     """Offset of a channel; the last one stands in for those beyond."""
     return at[0] + steps(i32(min(channel, i32(shape[0][1] - i32(1)))), shape[1], at[1])
 
 
 @inner
-def pivot_of(x: Any, at: Any, channel: Any, shape: Any) -> Any:
+def pivot_of(x, at, channel, shape):
     """The median of three elements of a channel that lie far apart."""
     start, size = channel_at(at, channel, shape), shape[0][2]
     first, middle = load(x, start), load(x, start + steps(i32(size >> i32(1)), shape[2], at[2]))
@@ -48,9 +46,9 @@ def pivot_of(x: Any, at: Any, channel: Any, shape: Any) -> Any:
 
 @kernel
 def moments_strided(
-    x: Any, running_mean: Any, running_var: Any, stats: Any, partial: Any, tickets: Any, shape: Any, at_x: Any,
-    numbers: Any,
-) -> None:  # fmt: skip
+    x, running_mean, running_var, stats, partial, tickets, shape, at_x,
+    numbers,
+):  # fmt: skip
     """Statistics (3, C) and running statistics (C) of x; reads 1 element's bytes an element."""
     shared = cuda.shared.array(TRIPLES, x.dtype)
     wide = cuda.shared.array(PAIRS, np.float64)
@@ -79,9 +77,7 @@ def moments_strided(
 
 
 @kernel
-def backward_reduce_strided(
-    dy: Any, x: Any, mean: Any, scale: Any, sums: Any, partial: Any, tickets: Any, shape: Any, at_dy: Any, at_x: Any
-) -> None:
+def backward_reduce_strided(dy, x, mean, scale, sums, partial, tickets, shape, at_dy, at_x):
     """Sums (3, C) of dy and x; reads 2 elements' bytes an element."""
     shared = cuda.shared.array(PAIRS, x.dtype)
     wide = cuda.shared.array(PAIRS, np.float64)
@@ -110,9 +106,7 @@ def backward_reduce_strided(
 
 
 @kernel
-def normalize_strided(
-    x: Any, y: Any, mean: Any, var: Any, weight: Any, bias: Any, shape: Any, at_x: Any, at_y: Any, eps: Any
-) -> None:
+def normalize_strided(x, y, mean, var, weight, bias, shape, at_x, at_y, eps):
     """y from x and rows (C); without eps, var is invstd. Moves 2 elements' bytes an element."""
     table = cuda.shared.array(AFFINE, x.dtype)
     t, block, cut, team = i32(cuda.threadIdx.x), i32(cuda.blockIdx.x), i32(cuda.blockIdx.y), shape[0][3]
@@ -134,9 +128,9 @@ def normalize_strided(
 
 @kernel
 def backward_elemt_strided(
-    dy: Any, x: Any, dx: Any, mean: Any, scale: Any, weight: Any, sums: Any, shape: Any, at_dy: Any, at_x: Any,
-    at_dx: Any, n: Any,
-) -> None:  # fmt: skip
+    dy, x, dx, mean, scale, weight, sums, shape, at_dy, at_x,
+    at_dx, n,
+):  # fmt: skip
     """dx from dy, x, rows (C) and sums over n elements; moves 3 elements' bytes an element."""
     table = cuda.shared.array(GRADIENT, x.dtype)
     t, block, cut, team = i32(cuda.threadIdx.x), i32(cuda.blockIdx.x), i32(cuda.blockIdx.y), shape[0][3]

@@ -7,8 +7,6 @@ the pivot is an outlier: on data at 1e5 standard deviations either alone loses 1
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from .._compile_cuda import BLOCK, cuda, i32, inner
@@ -17,7 +15,7 @@ from .walk import ahead
 
 
 @inner
-def merged(n_a: Any, mean_a: Any, m2_a: Any, n_b: Any, mean_b: Any, m2_b: Any) -> Any:
+def merged(n_a, mean_a, m2_a, n_b, mean_b, m2_b):
     """Count, mean and M2 of two samples together, lane by lane, by Chan's formula; the second is not empty."""
     n = n_a + n_b
     share = n_b * reciprocal(n)
@@ -26,7 +24,7 @@ def merged(n_a: Any, mean_a: Any, m2_a: Any, n_b: Any, mean_b: Any, m2_b: Any) -
 
 
 @inner
-def tile(a: Any, b: Any, c: Any, d: Any) -> Any:
+def tile(a, b, c, d):
     """Mean and M2 of four packets, lane by lane."""
     mean = ((a + b) + (c + d)) * splat(a, 0.25)
     a, b, c, d = a - mean, b - mean, c - mean, d - mean
@@ -35,9 +33,9 @@ def tile(a: Any, b: Any, c: Any, d: Any) -> Any:
 
 @inner
 def moments_of(
-    x: Any, offset: Any, column: Any, count: Any, step: Any, column_step: Any, width: Any, wrap: Any, pivot: Any,
-    staged: Any, keep: Any, t: Any,
-) -> Any:  # fmt: skip
+    x, offset, column, count, step, column_step, width, wrap, pivot,
+    staged, keep, t,
+):  # fmt: skip
     """Count, mean and M2 of a thread's packets of x, less the pivot; with `keep`, packets stay in shared memory."""
     zero = splat(pivot, 0.0)
     n, mean, m2 = number(pivot, 0.0), zero, zero
@@ -69,9 +67,9 @@ def moments_of(
 
 @inner
 def dots_of(
-    dy: Any, x: Any, at_dy: Any, at_x: Any, column: Any, count: Any, step_dy: Any, step_x: Any, column_step: Any,
-    width: Any, wrap_dy: Any, wrap_x: Any, high: Any, staged: Any, keep: Any, t: Any,
-) -> Any:  # fmt: skip
+    dy, x, at_dy, at_x, column, count, step_dy, step_x, column_step,
+    width, wrap_dy, wrap_x, high, staged, keep, t,
+):  # fmt: skip
     """Sums of dy and of dy * (x - high) of a thread's packets; with `keep`, packets stay in shared memory."""
     sums, dots = splat(high, 0.0), splat(high, 0.0)
     place = t
@@ -98,7 +96,7 @@ def dots_of(
 
 
 @inner
-def lane_moments(n: Any, mean: Any, m2: Any) -> Any:
+def lane_moments(n, mean, m2):
     """Moments of all lanes, which are as many values each, together: packets of one lane."""
     k = number(mean, lanes(mean))
     average = lane_sum(mean) * (number(mean, 1.0) / k)
@@ -107,14 +105,14 @@ def lane_moments(n: Any, mean: Any, m2: Any) -> Any:
 
 
 @inner
-def stage(staged: Any, place: Any, v: Any) -> Any:
+def stage(staged, place, v):
     """Keep a packet in shared memory; where the thread's next one goes."""
     put(staged, place, v)
     return i32(place + i32(BLOCK) * lanes(v))
 
 
 @inner
-def half_of(members: Any) -> Any:
+def half_of(members):
     """The largest power of two below a number, 0 for 1."""
     half = i32(0) if members < i32(2) else i32(1)
     while i32(half + half) < members and half > i32(0):
@@ -123,7 +121,7 @@ def half_of(members: Any) -> Any:
 
 
 @inner
-def merge_team(n: Any, mean: Any, m2: Any, shared: Any, t: Any, member: Any, members: Any, pitch: Any) -> Any:
+def merge_team(n, mean, m2, shared, t, member, members, pitch):
     """Moments of a team in its first member; members are `pitch` threads apart. All threads of the block call it.
 
     Shared memory has a row of counts and two of packets' lanes.
@@ -150,7 +148,7 @@ def merge_team(n: Any, mean: Any, m2: Any, shared: Any, t: Any, member: Any, mem
 
 
 @inner
-def add_team(a: Any, b: Any, shared: Any, t: Any, member: Any, members: Any, pitch: Any) -> Any:
+def add_team(a, b, shared, t, member, members, pitch):
     """Two sums of a team in its first member, as in `merge_team`; shared memory has two rows of packets' lanes."""
     at_b = i32(i32(BLOCK) * lanes(a))
     put(shared, t, a)
@@ -170,7 +168,7 @@ def add_team(a: Any, b: Any, shared: Any, t: Any, member: Any, members: Any, pit
 
 
 @inner
-def is_last(tickets: Any, block: Any, blocks: Any, flag: Any, t: Any) -> Any:
+def is_last(tickets, block, blocks, flag, t):
     """Whether this block is the last of `blocks` to come here; it sees what the others wrote before."""
     cuda.threadfence()
     cuda.syncthreads()
@@ -185,7 +183,7 @@ def is_last(tickets: Any, block: Any, blocks: Any, flag: Any, t: Any) -> Any:
 
 
 @inner
-def put_pair(partial: Any, cut: Any, channel: Any, n_channels: Any, first: Any, second: Any) -> None:
+def put_pair(partial, cut, channel, n_channels, first, second):
     """Leave two sums of a cut of a channel to the last block, in a table (cuts, 2, C)."""
     place = np.int64(cut) * np.int64(2 * n_channels) + np.int64(channel)
     partial[place] = first
@@ -193,7 +191,7 @@ def put_pair(partial: Any, cut: Any, channel: Any, n_channels: Any, first: Any, 
 
 
 @inner
-def total(partial: Any, channel: Any, n_channels: Any, cuts: Any, share: Any, shares: Any) -> Any:
+def total(partial, channel, n_channels, cuts, share, shares):
     """Two sums of a channel over every `shares`-th cut from `share` on."""
     first, second = single(0.0), single(0.0)
     place = np.int64(share) * np.int64(2 * n_channels) + np.int64(channel)

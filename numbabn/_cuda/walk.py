@@ -6,8 +6,6 @@ that arrays may have more than 2^31 elements; all else is 32-bit.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from .._compile_cuda import BLOCK, cuda, i32, inner
@@ -15,7 +13,7 @@ from .packets import quotient
 
 
 @inner
-def ahead(offset: Any, column: Any, step: Any, column_step: Any, width: Any, wrap: Any) -> Any:
+def ahead(offset, column, step, column_step, width, wrap):
     """Offset and column of the next packet: so many rows and columns on, and a row more past the end of one."""
     offset += step
     column = i32(column + column_step)
@@ -25,19 +23,19 @@ def ahead(offset: Any, column: Any, step: Any, column_step: Any, width: Any, wra
 
 
 @inner
-def offset_of(at: Any, row: Any, channel: Any, column: Any) -> Any:
+def offset_of(at, row, channel, column):
     """Offset of a packet in an operand that lies `at` (start, row stride, channel stride)."""
     return at[0] + np.int64(row) * at[1] + np.int64(channel) * at[2] + np.int64(column)
 
 
 @inner
-def steps_of(at: Any, row_step: Any, column_step: Any, width: Any) -> Any:
+def steps_of(at, row_step, column_step, width):
     """What `ahead` adds to an operand's offset: each time, and past the end of a row."""
     return np.int64(row_step) * at[1] + np.int64(column_step), at[1] - np.int64(width)
 
 
 @inner
-def backwards() -> Any:
+def backwards():
     """Column and row of the grid that a block takes, from the last to the first.
 
     What the pass before has read last is still in L2.
@@ -47,7 +45,7 @@ def backwards() -> Any:
 
 
 @inner
-def planes(block: Any, cut: Any, t: Any, shape: Any) -> Any:
+def planes(block, cut, t, shape):
     """Channels first: a team of threads takes a rectangle of one channel's rows and columns, packet after packet.
 
     Returns the team, the thread's number in it, its channel, first row and column, and that column counted from the
@@ -73,7 +71,7 @@ def planes(block: Any, cut: Any, t: Any, shape: Any) -> Any:
 
 
 @inner
-def lanes_of_rows(block: Any, cut: Any, t: Any, shape: Any) -> Any:
+def lanes_of_rows(block, cut, t, shape):
     """Channels last: a thread takes one packet of neighbouring channels in every so many rows.
 
     Returns the thread's column in its block and row in the block, the packet of channels, the first row, the row step

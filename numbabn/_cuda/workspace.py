@@ -23,7 +23,7 @@ class Workspace:
         self.tickets: Any = None
         self.table: Any = None  # statistics that nobody asked for
         self.row: Any = None  # running statistics that nobody keeps
-        self._sizes = (0, 0, 0)
+        self._sizes: tuple[int, ...] = (0, 0, 0)
 
     def grow(self, sums: int, tickets: int, channels: int) -> None:
         """Make room; nothing is allocated where there is enough, so that a graph can be captured after a first call."""
@@ -31,7 +31,8 @@ class Workspace:
         if any(n > size for n, size in zip(wanted, self._sizes, strict=True)):
             sizes = tuple(1 << max(1023, n - 1).bit_length() for n in map(max, wanted, self._sizes))
             self.partial = cuda.to_device(np.zeros(sizes[0]), stream=self.stream)
-            self.tickets = cuda.to_device(np.zeros(sizes[1], np.int32), stream=self.stream)  # the last block resets its own
+            # the last block sets its ticket back to zero
+            self.tickets = cuda.to_device(np.zeros(sizes[1], np.int32), stream=self.stream)
             self.table = cuda.to_device(np.zeros(3 * sizes[2]), stream=self.stream)
             self.row = cuda.to_device(np.zeros(sizes[2]), stream=self.stream)
             self._sizes = sizes
