@@ -22,9 +22,9 @@ SHAPES = {
     "rows": (37, 9),
     "rank-5": (2, 3, 2, 3, 4),
     "shared-planes": (9, 2, 16, 16) if simulated() else (5, 3, 64, 64),
-    "shared-odd-planes": (2, 2, 17, 31) if simulated() else (2, 3, 61, 71),
-    "shared-rows": (150, 8) if simulated() else (1100, 64),
-    "shared-odd-rows": (120, 5) if simulated() else (2500, 43),
+    "shared-odd-planes": (3, 2, 31, 23) if simulated() else (4, 3, 61, 71),
+    "shared-rows": (260, 8) if simulated() else (1100, 64),
+    "shared-odd-rows": (390, 5) if simulated() else (2500, 43),
     "panels": (5, 264),
 }
 FRAMES = ("channels-first", "channels-last", "outer-gaps", "reversed")

@@ -16,7 +16,7 @@ from .channels import INVERTED
 from .launch import launch
 from .operands import packets
 from .plan import Plan
-from .workspace import Workspace, workspace
+from .workspace import Workspace, room_for
 
 if not SIMULATED:
     from . import intrinsics as intrinsics  # what packets compile to
@@ -171,6 +171,8 @@ def _way(geometry: Geometry | Strides, itemsize: int, kernels: Kernels, cut: Cal
     width = plan.width_of(geometry, itemsize)
     found = cut(*geometry[:4], width)
     places = tuple(tuple(row // width) for row in geometry.grid[1:])
+    if geometry.channels_last:  # what a thread steps over stands in place of the channels' stride, which is 1
+        places = tuple((start, row, row * found.shape[3]) for start, row, _ in places)
     return Way(kernels[geometry.channels_last], width, found, found.shape, places)
 
 
@@ -180,4 +182,4 @@ def _is_staged(way: Way, itemsize: int, operands: int) -> bool:
 
 def _scratch(x: Any, way: Way, n_channels: int) -> Workspace:
     columns, cuts = way.plan.grid
-    return workspace(x, 2 * n_channels * cuts, columns, n_channels)
+    return room_for(x, 2 * n_channels * cuts, columns, n_channels)

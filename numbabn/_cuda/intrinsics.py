@@ -19,6 +19,7 @@ from .packets import (
     load,
     median,
     number,
+    product,
     put,
     quotient,
     reciprocal,
@@ -119,6 +120,12 @@ def _lower_single(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     return _spread(builder, args[0], _llvm(sig.return_type))
 
 
+def _lower_product(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    """One instruction: of operands that a loop does not change, LLVM would keep no more than that they have 64 bits."""
+    kind = ir.FunctionType(_I64, [_I32, _I32])
+    return builder.asm(kind, "mul.wide.s32 $0, $1, $2;", "=l,r,r", list(args), side_effect=False)
+
+
 def _lower_lanes(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     return context.get_constant(types.int32, sig.args[0].count)
 
@@ -196,6 +203,7 @@ _lower(single, lambda value: Packet(value, 1), _lower_single, types.Float)
 _lower(number, lambda like, value: like.dtype, _lower_number, Packet, types.Number)
 _lower(median, lambda a, b, c: _alike(a, b, c), _lower_median, Packet, Packet, Packet)
 _lower(reciprocal, lambda value: value, _lower_reciprocal, types.Float)
+_lower(product, lambda a, b: types.int64, _lower_product, types.int32, types.int32)
 _lower(quotient, lambda a, b: types.int32, _instruction("udiv"), types.int32, types.int32)
 for _function, _name in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul")):
     _lower(_function, lambda a, b: _alike(a, b), _instruction(_name), Packet, Packet)

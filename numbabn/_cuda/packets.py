@@ -92,6 +92,11 @@ def quotient(a: Any, b: Any) -> Any:
     return np.int32(a // b)
 
 
+def product(a: Any, b: Any) -> Any:
+    """a * b of two 32-bit integers, in 64 bits."""
+    return np.int64(a) * np.int64(b)
+
+
 def _packet(row: Any) -> Any:
     array = getattr(row, "_item", row)
     return np.array(getattr(array, "_ary", array)).reshape(-1)

@@ -15,7 +15,7 @@ from .._geometry import Geometry
 
 PACKET = 16  # bytes of one access
 BLOCKS = 2048  # of a grid that has enough of them: two rounds on the largest cards
-LEAST = 8  # packets of a thread that are worth a block of its own: 32 elements of float32
+LEAST = 32  # elements of a thread that are worth a block of their own
 MOST = 1024  # packets that a thread adds in the array's own dtype
 TEAMS = 8  # most channels of a block, channels first
 LANES = 32  # most packets of a row that a block takes, channels last
@@ -44,13 +44,13 @@ def width_of(geometry: Geometry, itemsize: int) -> int:
 @lru_cache(maxsize=4096)
 def reduction(n_outer: int, n_channels: int, n_inner: int, last: bool, width: int) -> Plan:
     """Of a pass that sums."""
-    return (_rows if last else _planes)(n_outer, n_channels, n_inner, width, LEAST, MOST)
+    return (_rows if last else _planes)(n_outer, n_channels, n_inner, width, LEAST // width, MOST)
 
 
 @lru_cache(maxsize=4096)
 def pointwise(n_outer: int, n_channels: int, n_inner: int, last: bool, width: int) -> Plan:
     """Of a pass that writes: nothing is shared by blocks, so they may be short."""
-    return (_rows if last else _planes)(n_outer, n_channels, n_inner, width, LEAST, LEAST)
+    return (_rows if last else _planes)(n_outer, n_channels, n_inner, width, LEAST // width, LEAST // width)
 
 
 def is_staged(plan: Plan, width: int, itemsize: int, operands: int) -> bool:
@@ -80,9 +80,9 @@ def _planes(n_outer: int, n_channels: int, n_inner: int, width: int, least: int,
 
 
 def _team(size: int, n_channels: int, width: int) -> int:
-    """Threads of a channel: 32 elements each, unless so few channels leave cards idle."""
+    """Threads of a channel: `LEAST` elements each, unless so few channels leave cards idle."""
     team = BLOCK
-    while team > BLOCK // TEAMS and size * width < team * 32 and n_channels * team >= 2 * BLOCK * BLOCK:
+    while team > BLOCK // TEAMS and size * width < team * LEAST and n_channels * team >= 2 * BLOCK * BLOCK:
         team //= 2
     return team
 

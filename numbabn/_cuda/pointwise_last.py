@@ -31,7 +31,7 @@ def normalize_channels_last(x, y, mean, var, weight, bias, shape, at_x, at_y, ep
         put_affine(table, t, CHANNELS, *rows)
     cuda.syncthreads()
     of_x, of_y, none = offset_of(at_x, row, i32(0), packet), offset_of(at_y, row, i32(0), packet), np.int64(0)
-    step_x, step_y = np.int64(shape[3]) * at_x[1], np.int64(shape[3]) * at_y[1]
+    step_x, step_y = at_x[2], at_y[2]
     at = i32(of_lane * lanes(v))
     if count > i32(0):
         high, a = gather(table, at, v), gather(table, i32(at + i32(CHANNELS)), v)
@@ -60,12 +60,11 @@ def backward_elemt_channels_last(
         offset_of(at_dy, row, i32(0), packet), offset_of(at_x, row, i32(0), packet),
         offset_of(at_dx, row, i32(0), packet), np.int64(0),
     )  # fmt: skip
-    high_rows = np.int64(shape[3])
     at = i32(of_lane * lanes(v))
     if count > i32(0):
         gradient_packets(
-            dy, x, dx, of_dy, of_x, of_dx, i32(0), count, high_rows * at_dy[1], high_rows * at_x[1],
-            high_rows * at_dx[1], i32(0), i32(1), none, none, none, gather(table, at, v),
+            dy, x, dx, of_dy, of_x, of_dx, i32(0), count, at_dy[2], at_x[2],
+            at_dx[2], i32(0), i32(1), none, none, none, gather(table, at, v),
             gather(table, i32(at + i32(CHANNELS)), v), gather(table, i32(at + i32(2 * CHANNELS)), v),
             gather(table, i32(at + i32(3 * CHANNELS)), v), gather(table, i32(at + i32(4 * CHANNELS)), v),
             gather(table, i32(at + i32(5 * CHANNELS)), v),

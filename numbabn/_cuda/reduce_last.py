@@ -30,7 +30,7 @@ def pivots_of(x, at, packet, shape):
 def lane_triples(x, at, block, cut, t, shape, pivot, shared, staged, keep):
     """Moments of a packet of channels over a block's rows, in the thread of the first."""
     of_lane, mine, packet, row, count = lanes_of_rows(block, cut, t, shape)
-    offset, step = offset_of(at, row, i32(0), packet), np.int64(shape[3]) * at[1]
+    offset, step = offset_of(at, row, i32(0), packet), at[2]
     n, mean, m2 = moments_of(x, offset, i32(0), count, step, i32(0), i32(1), np.int64(0), pivot, staged, keep, t)
     return merge_team(n, mean, m2, shared, t, mine, shape[3], shape[2])
 
@@ -43,7 +43,7 @@ def lane_dots(
     """Sums of a packet of channels over a block's rows, in the thread of the first."""
     of_lane, mine, packet, row, count = lanes_of_rows(block, cut, t, shape)
     of_dy, of_x = offset_of(at_dy, row, i32(0), packet), offset_of(at_x, row, i32(0), packet)
-    step_dy, step_x = np.int64(shape[3]) * at_dy[1], np.int64(shape[3]) * at_x[1]
+    step_dy, step_x = at_dy[2], at_x[2]
     none = np.int64(0)
     a, b = dots_of(
         dy, x, of_dy, of_x, i32(0), count, step_dy, step_x, i32(0), i32(1), none, none, high, staged, keep, t

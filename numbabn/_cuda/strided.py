@@ -10,7 +10,7 @@ import numpy as np
 from .._compile_cuda import BLOCK, cuda, i32, inner, kernel
 from .._geometry import SUM_DY, SUM_DY_XMU
 from .channels import INVERTED, invstd, moment_sums, put_affine, put_gradient, settle_dots, settle_moments
-from .packets import lane, load, median, number, quotient, splat, store
+from .packets import lane, load, median, number, product, quotient, splat, store
 from .pointwise import slope
 from .sums import add_team, is_last, merge_team, merged, put_pair, total
 from .walk import planes
@@ -20,12 +20,19 @@ AFFINE, GRADIENT, TEAMS = 3 * 8, 6 * 8, 8
 
 
 @inner
+def times(index, stride):
+    """A 32-bit index times a 64-bit stride, by two products of 32 bits."""
+    high, low = i32(stride >> np.int64(16)), i32(stride & np.int64(0xFFFF))
+    return (product(index, high) << np.int64(16)) + product(index, low)
+
+
+@inner
 def steps(index, extents, strides):
     """Offset of the index-th combination of axes, the fastest one first."""
     offset = np.int64(0)
     for k in range(len(extents)):
         rest = quotient(index, extents[k])
-        offset += np.int64(i32(index - rest * extents[k])) * strides[k]
+        offset += times(i32(index - rest * extents[k]), strides[k])
         index = rest
     return offset
 

@@ -40,10 +40,10 @@ class Workspace:
 
 def table(x: Any, channels: int) -> Any:
     """Three float64 rows that nobody keeps, of x's device and stream."""
-    return workspace(x, 0, 0, channels).table
+    return room_for(x, 0, 0, channels).table
 
 
-def workspace(x: Any, sums: int, tickets: int, channels: int) -> Workspace:
+def room_for(x: Any, sums: int, tickets: int, channels: int) -> Workspace:
     """Scratch of x's device and stream with room for so many sums, tickets and a row of channels."""
     key = x.device, x.stream
     with _lock:
