@@ -41,12 +41,12 @@ class OnDevice:
         from numba import cuda
 
         self.shape, self.dtype, self.strides = a.shape, a.dtype, a.strides
-        low, high = np.lib.array_utils.byte_bounds(a) if a.size else (0, 0)
-        start = a.__array_interface__["data"][0] - low
+        first = a.__array_interface__["data"][0]
+        low, high = np.lib.array_utils.byte_bounds(a) if a.size else (first, first)
+        start = first - low
         memory = np.full(high - low + shift + 64, 0xFF, np.uint8)
-        target = np.ndarray(a.shape, a.dtype, memory, shift + start, a.strides)
-        if 0 not in a.strides:
-            target[...] = a
+        if a.size and 0 not in a.strides:
+            np.ndarray(a.shape, a.dtype, memory, shift + start, a.strides)[...] = a
         else:
             memory[shift : shift + high - low] = _bytes(a, low, high)
         self.memory = cuda.to_device(memory)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -56,6 +57,17 @@ def swapped_everywhere(_function: Any, stand_in: Any) -> Iterator[None]:
             m.cuda = original
 
 
+def shfl_xor_sync(module: Any, _mask: int, value: Any, lane: int) -> Any:
+    """The value of another thread; the simulated block is one warp."""
+    meeting, exchanged = module.__dict__.setdefault("warp", (threading.Barrier(module.blockDim.x), {}))
+    t = module.threadIdx.x
+    exchanged[t] = value
+    meeting.wait()
+    other = exchanged[t ^ lane]
+    meeting.wait()
+    return other
+
+
 def install() -> None:
     """Change the simulator of this process."""
     original = simulated.FakeCUDAKernel.__call__
@@ -66,6 +78,7 @@ def install() -> None:
         original(self, *given)
 
     simulated.FakeCUDAKernel.__call__ = call
+    simulated.FakeCUDAModule.shfl_xor_sync = shfl_xor_sync
     simulated.swapped_cuda_module = swapped_everywhere
     FakeCUDAArray.__cuda_array_interface__ = property(interface_of)
     cuda.as_cuda_array = lambda value, sync=True: at_address(value.__cuda_array_interface__)

@@ -12,7 +12,7 @@ from .channels import moment_sums, put_affine, put_gradient, settle_dots, settle
 from .packets import lane, lanes, load, splat, store, take
 from .pointwise import slope
 from .pointwise_first import AFFINE, GRADIENT, TEAMS
-from .reduce_first import PAIRS, TRIPLES, pivot_of, team_dots, team_moments
+from .reduce_first import PAIRS, pivot_of, team_dots, team_moments
 from .walk import ahead, offset_of, planes, steps_of
 
 
@@ -28,7 +28,7 @@ def forward_channels_first(
     at_y, numbers,
 ):  # fmt: skip
     """y (N, C, S), statistics (3, C) and running statistics (C) of x; moves 2 elements' bytes an element."""
-    shared = cuda.shared.array(TRIPLES, x.dtype)
+    shared = cuda.shared.array(PAIRS, x.dtype)
     table = cuda.shared.array(AFFINE, x.dtype)
     staged = cuda.shared.array(0, x.dtype)
     t, block = i32(cuda.threadIdx.x), i32(cuda.blockIdx.x)
@@ -66,7 +66,7 @@ def backward_channels_first(
     sum_dy, dots = team_dots(dy, x, at_dy, at_x, block, i32(0), t, shape, about, shared, staged, True)
     if member == i32(0) and channel < shape[1]:
         m, r, w = np.float64(mean[channel]), np.float64(invstd[channel]), np.float64(weight[channel])
-        first, second = np.float64(lane(sum_dy, 0)), np.float64(lane(dots, 0))
+        first, second = np.float64(sum_dy), np.float64(dots)
         first, second = settle_dots(channel, first, second, np.float64(about), m, r, sums)
         put_gradient(table, mine, TEAMS, m, r, w, first, second, elements)
     cuda.syncthreads()

@@ -18,7 +18,8 @@ BLOCKS = 2048  # of a grid that has enough of them: two rounds on the largest ca
 LEAST = 32  # elements of a thread that are worth a block of their own
 MOST = 1024  # packets that a thread adds in the array's own dtype
 TEAMS = 8  # most channels of a block, channels first
-LANES = 32  # most packets of a row that a block takes, channels last
+WARP = 32  # threads that every team is a multiple of
+LANES = min(32, BLOCK // 4)  # most packets of a row that a block takes, channels last: a thread for each of their channels
 SHARED = 48 * 1024  # bytes that a block may have without asking the driver; how many more, differs from card to card
 
 
@@ -55,7 +56,7 @@ def pointwise(n_outer: int, n_channels: int, n_inner: int, last: bool, width: in
 
 def is_staged(plan: Plan, width: int, itemsize: int, operands: int) -> bool:
     """Whether a block's packets stay in shared memory between two passes: one launch, each element read once."""
-    own = 3 * BLOCK * itemsize + 1024  # for sums, coefficients and what the system keeps
+    own = 1024  # for sums and coefficients
     return plan.grid[1] == 1 and staged_bytes(plan, width, itemsize, operands) <= SHARED - own
 
 
@@ -82,7 +83,7 @@ def _planes(n_outer: int, n_channels: int, n_inner: int, width: int, least: int,
 def _team(size: int, n_channels: int, width: int) -> int:
     """Threads of a channel: `LEAST` elements each, unless so few channels leave cards idle."""
     team = BLOCK
-    while team > BLOCK // TEAMS and size * width < team * LEAST and n_channels * team >= 2 * BLOCK * BLOCK:
+    while team > max(WARP, BLOCK // TEAMS) and size * width < team * LEAST and n_channels * team >= 2 * BLOCK * BLOCK:
         team //= 2
     return team
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._compile_cuda import BLOCK, cuda, i32, inner, kernel
+from .._compile_cuda import cuda, i32, inner, kernel
 from .channels import moment_sums, settle_dots, settle_moments
-from .packets import lane, lane_sum, load, median, single, splat
-from .sums import add_team, dots_of, is_last, lane_moments, merge_team, moments_of, put_pair, total
+from .packets import lane, lane_sum, load, median, splat
+from .sums import WARPS, across_team, dots_of, is_last, lane_moments, moments_across_team, moments_of, put_pair, total
 from .walk import offset_of, planes, steps_of
 
-TRIPLES, PAIRS = 3 * BLOCK, 2 * BLOCK  # elements of shared memory
+PAIRS = 2 * WARPS  # elements of shared memory
 
 
 @inner
@@ -35,7 +35,7 @@ def team_moments(x, at, block, cut, t, shape, pivot, shared, staged, keep):
     step, wrap = steps_of(at, row_step, column_step, width)
     n, mean, m2 = moments_of(x, offset, c, count, step, column_step, width, wrap, pivot, staged, keep, t)
     n, mean, m2 = lane_moments(n, mean, m2)
-    return merge_team(n, mean, m2, shared, t, member, shape[3], i32(1))
+    return moments_across_team(n, mean, m2, shared, t, shape[3])
 
 
 @inner
@@ -52,7 +52,7 @@ def team_dots(
     a, b = dots_of(
         dy, x, of_dy, of_x, c, count, step_dy, step_x, column_step, width, wrap_dy, wrap_x, about, staged, keep, t
     )
-    return add_team(single(lane_sum(a)), single(lane_sum(b)), shared, t, member, shape[3], i32(1))
+    return across_team(lane_sum(a), lane_sum(b), shared, t, shape[3])
 
 
 @kernel
@@ -61,7 +61,7 @@ def moments_channels_first(
     numbers,
 ):  # fmt: skip
     """Statistics (3, C) and running statistics (C) of x (N, C, S); reads 1 element's bytes an element."""
-    shared = cuda.shared.array(TRIPLES, x.dtype)
+    shared = cuda.shared.array(PAIRS, x.dtype)
     wide = cuda.shared.array(PAIRS, np.float64)
     flag = cuda.shared.array(1, np.int32)
     t, block, cut = i32(cuda.threadIdx.x), i32(cuda.blockIdx.x), i32(cuda.blockIdx.y)
@@ -75,10 +75,10 @@ def moments_channels_first(
         put_pair(partial, cut, channel, n_channels, first, second)
     if is_last(tickets, block, cuts, flag, t):
         a, b = total(partial, channel, n_channels, cuts if channel < n_channels else i32(0), member, team)
-        a, b = add_team(a, b, wide, t, member, i32(min(team, cuts)), i32(1))
+        a, b = across_team(lane(a, 0), lane(b, 0), wide, t, team)
         if is_first:
             about = np.float64(lane(pivot, 0))
-            settle_moments(channel, lane(a, 0), lane(b, 0), about, running_mean, running_var, stats, numbers)
+            settle_moments(channel, a, b, about, running_mean, running_var, stats, numbers)
 
 
 @kernel
@@ -94,10 +94,10 @@ def backward_reduce_channels_first(dy, x, mean, invstd, sums, partial, tickets, 
     a, b = team_dots(dy, x, at_dy, at_x, block, cut, t, shape, high, shared, shared, False)
     is_first = member == i32(0) and channel < n_channels
     if is_first:
-        put_pair(partial, cut, channel, n_channels, lane(a, 0), lane(b, 0))
+        put_pair(partial, cut, channel, n_channels, a, b)
     if is_last(tickets, block, cuts, flag, t):
         a, b = total(partial, channel, n_channels, cuts if channel < n_channels else i32(0), member, team)
-        a, b = add_team(a, b, wide, t, member, i32(min(team, cuts)), i32(1))
+        a, b = across_team(lane(a, 0), lane(b, 0), wide, t, team)
         if is_first:
             rows = np.float64(mean[channel]), np.float64(invstd[channel])
-            settle_dots(channel, lane(a, 0), lane(b, 0), np.float64(high), *rows, sums)
+            settle_dots(channel, a, b, np.float64(high), *rows, sums)

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._compile_cuda import BLOCK, cuda, i32, inner, kernel
+from .._compile_cuda import cuda, i32, inner, kernel
 from .._geometry import SUM_DY, SUM_DY_XMU
 from .channels import INVERTED, invstd, moment_sums, put_affine, put_gradient, settle_dots, settle_moments
 from .packets import lane, load, median, number, product, quotient, splat, store
 from .pointwise import slope
-from .sums import add_team, is_last, merge_team, merged, put_pair, total
+from .sums import WARPS, across_team, is_last, merged, moments_across_team, put_pair, total
 from .walk import planes
 
-TRIPLES, PAIRS = 3 * BLOCK, 2 * BLOCK  # elements of shared memory
+PAIRS = 2 * WARPS  # elements of shared memory
 AFFINE, GRADIENT, TEAMS = 3 * 8, 6 * 8, 8
 
 
@@ -57,7 +57,7 @@ def moments_strided(
     numbers,
 ):  # fmt: skip
     """Statistics (3, C) and running statistics (C) of x; reads 1 element's bytes an element."""
-    shared = cuda.shared.array(TRIPLES, x.dtype)
+    shared = cuda.shared.array(PAIRS, x.dtype)
     wide = cuda.shared.array(PAIRS, np.float64)
     flag = cuda.shared.array(1, np.int32)
     t, block, cut = i32(cuda.threadIdx.x), i32(cuda.blockIdx.x), i32(cuda.blockIdx.y)
@@ -70,17 +70,17 @@ def moments_strided(
         v = load(x, start + steps(j, shape[2], at_x[2]))
         n, mean, m2 = merged(n, mean, m2, number(pivot, 1.0), v - pivot, zero)
         j, count = i32(j + team), i32(count - i32(1))
-    n, mean, m2 = merge_team(n, mean, m2, shared, t, member, team, i32(1))
+    n, mean, m2 = moments_across_team(n, mean, m2, shared, t, team)
     is_first = member == i32(0) and channel < n_channels
     if is_first:
         first, second = moment_sums(n, mean, m2, 0)
         put_pair(partial, cut, channel, n_channels, first, second)
     if is_last(tickets, block, cuts, flag, t):
         a, b = total(partial, channel, n_channels, cuts if channel < n_channels else i32(0), member, team)
-        a, b = add_team(a, b, wide, t, member, i32(min(team, cuts)), i32(1))
+        a, b = across_team(lane(a, 0), lane(b, 0), wide, t, team)
         if is_first:
             about = np.float64(lane(pivot, 0))
-            settle_moments(channel, lane(a, 0), lane(b, 0), about, running_mean, running_var, stats, numbers)
+            settle_moments(channel, a, b, about, running_mean, running_var, stats, numbers)
 
 
 @kernel
@@ -100,16 +100,16 @@ def backward_reduce_strided(dy, x, mean, scale, sums, partial, tickets, shape, a
         g = load(dy, of_dy + steps(j, shape[2], at_dy[2]))
         a, b = a + g, b + g * (load(x, of_x + steps(j, shape[2], at_x[2])) - about)
         j, count = i32(j + team), i32(count - i32(1))
-    a, b = add_team(a, b, shared, t, member, team, i32(1))
+    first, second = across_team(lane(a, 0), lane(b, 0), shared, t, team)
     is_first = member == i32(0) and channel < n_channels
     if is_first:
-        put_pair(partial, cut, channel, n_channels, lane(a, 0), lane(b, 0))
+        put_pair(partial, cut, channel, n_channels, first, second)
     if is_last(tickets, block, cuts, flag, t):
         d, e = total(partial, channel, n_channels, cuts if channel < n_channels else i32(0), member, team)
-        d, e = add_team(d, e, wide, t, member, i32(min(team, cuts)), i32(1))
+        d, e = across_team(lane(d, 0), lane(e, 0), wide, t, team)
         if is_first:
             rows = np.float64(mean[channel]), np.float64(scale[channel])
-            settle_dots(channel, lane(d, 0), lane(e, 0), np.float64(high), *rows, sums)
+            settle_dots(channel, d, e, np.float64(high), *rows, sums)
 
 
 @kernel

@@ -10,8 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from .._compile_cuda import BLOCK, cuda, i32, inner
-from .packets import lane_sum, lanes, load, number, put, reciprocal, single, splat, take
+from .packets import lane, lane_sum, lanes, load, number, put, reciprocal, single, splat, take
 from .walk import ahead
+
+WHOLE, WARP, WARPS = 0xFFFFFFFF, 32, BLOCK // 32 or 1  # mask and threads of a warp, warps of a block
 
 
 @inner
@@ -145,6 +147,48 @@ def merge_team(n, mean, m2, shared, t, member, members, pitch):
         cuda.syncthreads()
         half = i32(half >> i32(1))
     return n, mean, m2
+
+
+@inner
+def across_warp(value):
+    """Sum over the 32 threads of a warp, in each of them."""
+    value = value + cuda.shfl_xor_sync(WHOLE, value, 16)
+    value = value + cuda.shfl_xor_sync(WHOLE, value, 8)
+    value = value + cuda.shfl_xor_sync(WHOLE, value, 4)
+    value = value + cuda.shfl_xor_sync(WHOLE, value, 2)
+    return value + cuda.shfl_xor_sync(WHOLE, value, 1)
+
+
+@inner
+def across_team(a, b, shared, t, team):
+    """Two sums over a team of neighbouring warps, in each of its threads. All threads of the block call it."""
+    a, b = across_warp(a), across_warp(b)
+    if team > i32(WARP):
+        warp, warps = i32(t >> i32(5)), i32(team >> i32(5))
+        if t & i32(31) == 0:
+            shared[np.uint32(warp)] = a
+            shared[np.uint32(i32(warp + i32(WARPS)))] = b
+        cuda.syncthreads()
+        k = i32(warp - i32(warp & i32(warps - i32(1))))
+        end = i32(k + warps)
+        a, b = shared[np.uint32(k)], shared[np.uint32(i32(k + i32(WARPS)))]
+        k = i32(k + i32(1))
+        while k < end:
+            a, b = a + shared[np.uint32(k)], b + shared[np.uint32(i32(k + i32(WARPS)))]
+            k = i32(k + i32(1))
+        cuda.syncthreads()
+    return a, b
+
+
+@inner
+def moments_across_team(n, mean, m2, shared, t, team):
+    """Moments of a team from those of its threads: the mean first, then the squares about it."""
+    own = lane(mean, 0)
+    total, count = across_team(n * own, n, shared, t, team)
+    middle = total * reciprocal(count)
+    apart = own - middle
+    squares, count = across_team(lane(m2, 0) + n * apart * apart, n, shared, t, team)
+    return count, single(middle), single(squares)
 
 
 @inner
