@@ -108,7 +108,8 @@ class Steps:
         """Three float64 rows, in an array of the caller's kind if the call returns them."""
         if self.kept:
             return device.empty(self.x, (3, layout.n_channels), _FLOAT64)
-        return device.adopt("scratch", _load("_cuda.workspace").table(self.x, layout.n_channels))
+        scratch = device.adopt("scratch", _load("_cuda.workspace").table(self.x, layout.n_channels))
+        return scratch.row(0, 3 * layout.n_channels)
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 

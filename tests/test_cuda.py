@@ -33,7 +33,7 @@ STRIDED = ("inner-gaps", "backwards", "cropped", "fortran", "channel-gaps", "cha
 
 
 def cases() -> Iterator[tuple[str, str, str, Any]]:
-    """Shape, layout, mode and dtype, each varied where it matters; the simulator, which is slow, gets a third of them."""
+    """Shape, layout, mode and dtype, each varied where it matters; the slow simulator gets a third of them."""
     slow = simulated()
     for shape in SHAPES:
         for layout in FRAMES[: 2 if "shared" in shape or slow else 4]:

@@ -19,7 +19,7 @@ LEAST = 32  # elements of a thread that are worth a block of their own
 MOST = 1024  # packets that a thread adds in the array's own dtype
 TEAMS = 8  # most channels of a block, channels first
 WARP = 32  # threads that every team is a multiple of
-LANES = min(32, BLOCK // 4)  # most packets of a row that a block takes, channels last: a thread for each of their channels
+LANES = min(32, BLOCK // 4)  # most packets of a row that a block takes: it has a thread for each of their channels
 SHARED = 48 * 1024  # bytes that a block may have without asking the driver; how many more, differs from card to card
 
 
