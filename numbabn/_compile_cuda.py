@@ -18,6 +18,7 @@ if not config.ENABLE_CUDASIM and find_spec("numba_cuda") is None:
     raise ImportError("CUDA arrays need numba-cuda: install numbabn[cuda13] or numbabn[cuda12]")
 
 BLOCK = 32 if config.ENABLE_CUDASIM else 256  # threads of every block; the simulator starts a Python thread for each
+MOST_GRIDS = 1024  # that a kernel remembers
 LEAST_BLOCKS = 3  # of a multiprocessor that a kernel leaves registers for: 80 each at most, and no spills
 SIMULATED = bool(config.ENABLE_CUDASIM)  # kernels run as plain Python, a thread for each of the device's
 
@@ -47,6 +48,8 @@ class kernel:  # noqa: N801 - a decorator
         key = grid, stream, shared
         launch = self._configured.get(key)
         if launch is None:
+            if len(self._configured) >= MOST_GRIDS:
+                self._configured.clear()
             with warnings.catch_warnings():  # small arrays have small grids: the caller need not know
                 warnings.simplefilter("ignore", NumbaPerformanceWarning)
                 launch = self._configured[key] = self.dispatcher[grid, BLOCK, stream, shared]

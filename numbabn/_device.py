@@ -118,8 +118,8 @@ def adopt(name: str, value: Any, beside: str = "x") -> DeviceArray:
 
 
 def require_device(name: str, array: DeviceArray, x: DeviceArray) -> None:
-    """Refuse an array on another device than x."""
-    if array.device != x.device:
+    """Refuse an array on another device than x; libraries that tell no number are taken to be on the same."""
+    if array.device != x.device and None not in (array.device, x.device):
         raise TypeError(f"{name} is on CUDA device {array.device}, x on {x.device}")
 
 
