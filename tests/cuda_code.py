@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -113,7 +114,7 @@ def disassembly(cubin: bytes) -> str:
 
 
 def disassembler() -> str:
-    import nvidia
+    nvidia: Any = import_module("nvidia")
 
     found = (path for place in nvidia.__path__ for path in Path(place).rglob("bin/nvdisasm"))
     return str(next(found, "nvdisasm"))

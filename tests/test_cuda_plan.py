@@ -114,7 +114,8 @@ def evaluate(x: Any, n: int) -> None:
 
 
 def train(x: Any, n: int) -> None:
-    nb.batch_norm(x, *rows(n, 4), training=True)
+    given: tuple[Any, ...] = (x, *rows(n, 4), True)
+    nb.batch_norm(*given)
 
 
 def backward(x: Any, n: int) -> None:
@@ -129,11 +130,11 @@ def dx_of_eval(x: Any, n: int) -> None:
     nb.batch_norm_backward(empty_like(x), None, *rows(n, 3), training=False, needs=("x",))  # type: ignore[arg-type]
 
 
-LARGE = {"first": (32, 64, 56, 56), "odd": (256, 512, 7, 7), "last": (100_000, 256)}
-SMALL = {"first": (16, 64, 14, 14), "odd": (32, 512, 7, 7)}
+LARGE: dict[str, tuple[int, ...]] = {"first": (32, 64, 56, 56), "odd": (256, 512, 7, 7), "last": (100_000, 256)}
+SMALL: dict[str, tuple[int, ...]] = {"first": (16, 64, 14, 14), "odd": (32, 512, 7, 7)}
 # Launches, and bytes of float32 an element. What the second of two launches finds in L2 comes off: 4 in training, 8 in
 # its backward, 4 in that of eval.
-TABLE = [
+TABLE: list[tuple[Any, dict[str, tuple[int, ...]], int, int]] = [
     (evaluate, LARGE, 1, 8),
     (train, LARGE, 2, 12),
     (train, SMALL, 1, 8),
@@ -173,14 +174,15 @@ def test_large_arrays_fill_large_cards(shape: Any, launches: list[Launch]) -> No
 
 
 def test_warm_calls_with_out_allocate_nothing(launches: list[Launch], monkeypatch: pytest.MonkeyPatch) -> None:
-    x, y, given = Place((32, 64, 56, 56)), Place((32, 64, 56, 56)), rows(64, 4)
+    x, y, given = Place((32, 64, 56, 56)), Place((32, 64, 56, 56)), tuple(rows(64, 4))
 
     def calls() -> None:
         for array in (x, Place((512, 64), address=1 << 39)):
             out: Any = y if array is x else array
-            nb.batch_norm(array, *given, training=True, out=out)  # type: ignore[arg-type]
-            nb.batch_norm(array, *given, out=out)  # type: ignore[arg-type]
-            nb.normalize(array, *given, out=out)  # type: ignore[arg-type]
+            learning: tuple[Any, ...] = (array, *given, True)
+            nb.batch_norm(*learning, out=out)
+            nb.batch_norm(*learning[:5], out=out)
+            nb.normalize(*learning[:5], out=out)
 
     calls()
     for name in ("empty", "empty_like"):
@@ -194,9 +196,8 @@ def test_warm_calls_with_out_allocate_nothing(launches: list[Launch], monkeypatc
 
 
 def test_two_streams_share_no_scratch(launches: list[Launch]) -> None:
-    x, y, given = Place((32, 64, 56, 56)), Place((32, 64, 56, 56)), rows(64, 4)
-    y.__cuda_array_interface__["stream"] = x.__cuda_array_interface__["stream"] = None
-    nb.batch_norm(x, *given, training=True)  # type: ignore[arg-type]
+    x, y = Place((32, 64, 56, 56)), Place((32, 64, 56, 56))
+    train(x, 64)
     from numbabn._cuda.workspace import room_for
     from numbabn._device import adopt
 

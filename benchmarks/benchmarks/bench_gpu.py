@@ -29,14 +29,13 @@ def _card() -> Any:
 
 
 def _call(operation: str, x: Any, dy: Any, row: Callable[[float], Any], out: Any) -> Callable[[], Any]:
-    rows = [row(value) for value in (0.0, 1.0, 1.0, 0.0)]
-    mean, invstd = rows[:2]
+    mean, invstd, weight, bias = (row(value) for value in (0.0, 1.0, 1.0, 0.0))
     return {
-        "training": lambda: nb.batch_norm(x, *rows, training=True, out=out),
-        "eval": lambda: nb.batch_norm(x, *rows, out=out),
-        "backward": lambda: nb.batch_norm_backward(dy, x, rows[2], mean, invstd, out=out),
+        "training": lambda: nb.batch_norm(x, mean, invstd, weight, bias, True, out=out),
+        "eval": lambda: nb.batch_norm(x, mean, invstd, weight, bias, out=out),
+        "backward": lambda: nb.batch_norm_backward(dy, x, weight, mean, invstd, out=out),
         "dx of eval": lambda: nb.batch_norm_backward(
-            dy, None, rows[2], None, invstd, training=False, out=out, needs=("x",)
+            dy, None, weight, None, invstd, training=False, out=out, needs=("x",)
         ),
     }[operation]
 
@@ -67,7 +66,9 @@ if _card() is not None:
             self.shape = next(s for s in SHAPES if str(s) == shape)
             host = np.random.default_rng(0).normal(size=self.shape).astype(np.float32)
             self.x, self.dy, self.out = (self.cuda.to_device(host) for _ in range(3))
-            self.row = lambda value: self.cuda.to_device(np.full(self.shape[1], value, np.float32))
+
+        def row(self, value: float) -> Any:
+            return self.cuda.to_device(np.full(self.shape[1], value, np.float32))
 
         def _rate(self, operation: str, call: Callable[[], Any]) -> float:
             return MOVES[operation] * 4 * math.prod(self.shape) / _seconds(self.cuda, call) / 1e9
