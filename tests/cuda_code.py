@@ -121,13 +121,40 @@ def disassembler() -> str:
 
 
 def loops(ptx: str) -> Iterator[list[str]]:
-    """The instructions of each loop: from a label to the last jump back to it."""
-    lines = [line.strip() for line in ptx.splitlines()]
-    labels = {line[:-1].split(":")[0]: k for k, line in enumerate(lines) if re.fullmatch(r"\$?[\w$]+:", line)}
-    for k, line in enumerate(lines):
-        jump = re.search(r"\bbra(?:\.uni)?\s+(\$?[\w$]+);", line)
-        if jump and labels.get(jump[1], k) < k:
-            yield lines[labels[jump[1]] : k + 1]
+    """The instructions of each loop: of blocks that lead to each other. Not every jump back is one."""
+    blocks: dict[str, list[str]] = {"": []}
+    after: dict[str, set[str]] = {"": set()}
+    here, goes_on = "", True
+    for line in (line.strip() for line in ptx.splitlines()):
+        if label := re.fullmatch(r"(\$[\w$]+):", line):
+            if goes_on:
+                after[here].add(label[1])
+            here, goes_on = label[1], True
+            blocks[here], after[here] = [], set()
+            continue
+        blocks[here].append(line)
+        if jump := re.match(r"(@!?%p\d+\s+)?bra(?:\.uni)?\s+(\$[\w$]+);", line):
+            after[here].add(jump[2])
+            goes_on = bool(jump[1])
+        elif line in ("ret;", "exit;"):
+            goes_on = False
+        if not goes_on:
+            here = f"{here}'"
+            blocks[here], after[here] = [], set()
+    reached = {label: reachable(label, after) for label in blocks}
+    for members in {frozenset(m for m in reached[k] if k in reached[m]) for k in blocks if k in reached[k]}:
+        yield [line for label in members for line in blocks[label]]
+
+
+def reachable(start: str, after: dict[str, set[str]]) -> set[str]:
+    """Blocks that some way from the end of one leads to."""
+    found: set[str] = set()
+    ahead = list(after[start])
+    while ahead:
+        if (label := ahead.pop()) not in found:
+            found.add(label)
+            ahead += after[label]
+    return found
 
 
 def misplaced(ptx: str, dtype: str) -> list[str]:
@@ -137,7 +164,7 @@ def misplaced(ptx: str, dtype: str) -> list[str]:
         + (r"|[\w.]+\.f64(?:\.\w+)?" if dtype == "float32" else "")
         + ")"
     )
-    element = r"ld\.global\.(?:nc\.)?(?:v[24]\.)?(?:f32|b32)" if dtype == "float32" else r"ld\.global\.v2\.(?:f64|b64)"
+    element = r"(?:ld|st)\.global\.(?:nc\.)?(?:v[24]\.)?(?:f32|b32)" if dtype == "float32" else r"(?:ld|st)\.global\.v2\.(?:f64|b64)"
     found = []
     for loop in loops(ptx):
         if any(re.search(element, line) for line in loop):

@@ -14,7 +14,7 @@ import pytest
 from cuda_code import ROOM, Facts, disassembler, misplaced
 
 REGISTERS = 80
-LEAST_BLOCKS = 3  # of 256 threads on a multiprocessor
+OCCUPANCY = 0.375  # of a multiprocessor's threads
 ELEMENTWISE = ("_channels_first", "_channels_last", "_strided")
 
 
@@ -52,15 +52,16 @@ every_capability = pytest.mark.parametrize("capability", ROOM)
 @every_capability
 class TestCode:
     def test_every_kernel_is_built(self, capability: str) -> None:
+        from numbabn import _cuda
         from numbabn._compile_cuda import kernels
 
-        assert {f.kernel for f in built(capability)} == {k.function.__name__ for k in kernels}
+        assert {f.kernel for f in built(capability)} == {k.function.__name__ for k in kernels}, _cuda
 
     def test_nothing_is_spilled(self, capability: str) -> None:
         assert not names([f for f in built(capability) if f.local])
 
     def test_registers_and_occupancy(self, capability: str) -> None:
-        assert not names([f for f in built(capability) if f.registers > REGISTERS or f.blocks < LEAST_BLOCKS])
+        assert not names([f for f in built(capability) if f.registers > REGISTERS or f.occupancy < OCCUPANCY])
 
     def test_packets_are_moved_whole(self, capability: str) -> None:
         packets = [f for f in built(capability) if f.rank == 2 and f.kernel.endswith(ELEMENTWISE)]
@@ -79,4 +80,5 @@ def test_the_reader_of_loops_sees_what_is_misplaced() -> None:
         assert misplaced(loop.replace("{}", line), "float32")
     for line in ("add.s64 %rd1, %rd2, %rd3;", "mul.wide.s32 %rd1, %r1, 4;", "setp.lt.s32 %p1, %r1, %r2;"):
         assert not misplaced(loop.replace("{}", line), "float32")
+    assert not misplaced(loop.replace("{}", "ret;\n$L2:\nmul.lo.s64 %rd1, %rd2, %rd3;"), "float32")
     assert not misplaced("fma.rn.f64 %fd1, %fd2;\n" + loop.replace("{}", "add.s32 %r1, %r1, 1;"), "float32")
