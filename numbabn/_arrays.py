@@ -13,6 +13,7 @@ from ._recycle import empty_like
 Array = npt.NDArray[Any]
 
 SUPPORTED = frozenset("fd")  # dtype characters, either byte order: float32, float64
+_DLPACK_CUDA = (2, 13)  # device types of DLPack: CUDA, and CUDA's managed memory
 _OVERLAP_WORK = 1000  # candidate solutions np.shares_memory may try; undecided counts as overlap
 
 
@@ -25,10 +26,27 @@ def adopt(name: str, value: Any) -> Array:
         For masked arrays.
     """
     if type(value) is not np.ndarray:
+        _refuse_device(name, value)
         if isinstance(value, np.ma.MaskedArray):
             raise TypeError(f"{name} is a masked array, whose mask would be lost: fill or drop the masked values first")
         value = np.asarray(value)
     return value  # type: ignore[no-any-return]
+
+
+def is_device_array(value: Any) -> bool:
+    """Whether a value's memory is on a CUDA device; asked before whether it is an ndarray, which it may be too."""
+    if hasattr(value, "__cuda_array_interface__"):
+        return True
+    where = getattr(value, "__dlpack_device__", None)
+    return where is not None and type(value) is not np.ndarray and where()[0] in _DLPACK_CUDA
+
+
+def _refuse_device(name: str, value: Any) -> None:
+    if is_device_array(value):
+        raise TypeError(
+            f"{name} is on a CUDA device ({type(value).__name__}) and the other arrays on the host: move one of them, "
+            "numbabn copies nothing between them"
+        )
 
 
 def require_supported(name: str, dtype: np.dtype[Any]) -> None:
@@ -63,6 +81,8 @@ def parameter(name: str, value: Any, shape: tuple[int, ...]) -> Array:
 
 def buffer(name: str, value: Any, shape: tuple[int, ...]) -> Array:
     """A per-channel argument that will be written in place."""
+    if type(value) is not np.ndarray:
+        _refuse_device(name, value)
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name} is updated in place and must be an ndarray, got {type(value).__name__}")
     array = parameter(name, value, shape)
@@ -92,6 +112,8 @@ def output(out: Any, like: Array, *same: tuple[str, Array | None]) -> Array:
 
 def _fitting(out: Any, like: Array) -> Array:
     """`out` as an ndarray, if a result of `like`'s shape and dtype can be written to it."""
+    if type(out) is not np.ndarray:
+        _refuse_device("out", out)
     if type(out) is not np.ndarray and (not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray)):
         raise TypeError(f"out must be an ndarray, got {type(out).__name__}")
     if out.shape != like.shape:
@@ -132,6 +154,11 @@ def is_same(a: Array, b: Array) -> bool:
         return True
     here, there = a.__array_interface__["data"][0], b.__array_interface__["data"][0]
     return bool(here == there and a.strides == b.strides)
+
+
+def shares_memory(a: Array, b: Array | None = None) -> bool:
+    """Whether two arrays share memory, or one has elements that do; undecided counts."""
+    return _overlaps_itself(a) if b is None else _overlaps(a, b)
 
 
 def _overlaps(a: Array, b: Array) -> bool:

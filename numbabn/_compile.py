@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
 import os
 import pickle
@@ -192,11 +191,6 @@ def processor() -> str:
     found = set(features.split(","))
     bits = 512 if "+avx512f" in found else 256 if "+avx" in found else 128
     return f"{name}, vectors of {bits} bits"
-
-
-def cuda() -> Any:
-    """Numba's CUDA module."""
-    return importlib.import_module("numba.cuda")
 
 
 def _run(twin: Callable[..., Any], threads: int, *args: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 
 MEAN, INVSTD, M2 = range(3)  # rows of the statistics, float64 (3, C), that kernels write
-SUM_DY, SUM_DY_XMU = range(2)  # rows of the sums, float64 (2, C), of a backward
+SUM_DY, SUM_DY_XMU, GRAD_WEIGHT = range(3)  # rows of the sums, float64 (3, C), of a backward
 
 
 class Geometry(NamedTuple):
@@ -20,3 +20,14 @@ class Geometry(NamedTuple):
     grid: npt.NDArray[Any]  # the same for kernels: extents, then (offset, outer stride, channel stride) per operand
     per_channel: int  # elements of one channel
     size: int  # elements of one operand
+
+
+class Strides(NamedTuple):
+    """Axes of operands that fit no frame, counted from the fastest one on, for loops that walk any strides."""
+
+    n_channels: int
+    kept: tuple[int, ...]  # extents of the axes that are the channels
+    reduced: tuple[int, ...]  # and of the others
+    places: tuple[tuple[int, tuple[int, ...], tuple[int, ...]], ...]  # offset and strides of both, for each operand
+    per_channel: int
+    size: int

@@ -67,7 +67,7 @@ def cuda() -> str:
     if find_spec("numba_cuda") is None:
         return "no: numba-cuda is not installed"
     try:
-        cuda = load("_compile").cuda()
+        cuda = load("_compile_cuda").cuda
         if cuda.is_available():
             return ", ".join(getattr(device, "name", "simulator") for device in cuda.list_devices())
         return f"no: {_first_line(cuda.cuda_error() or 'libNVVM is not found')}"

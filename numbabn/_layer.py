@@ -14,6 +14,7 @@ from . import _state
 from ._arrays import SUPPORTED, is_same
 from ._layout import kept_axes
 from ._moments import require_eps
+from ._placement import add, fill, look, move, on_host, parse, zeros_like
 from .functional import batch_norm, batch_norm_backward, batch_norm_forward
 
 Array = npt.NDArray[Any]
@@ -42,8 +43,7 @@ class Layer:
         bias: bool = True,
         running_ddof: float = 1,
     ) -> None:
-        if device not in (None, "cpu"):
-            raise ValueError(f"device must be None or 'cpu', got {device!r}")
+        self._device = parse(device)
         self._dtype = np.dtype(np.float32 if dtype is None else dtype)
         if self._dtype.char not in SUPPORTED:
             raise TypeError(f"dtype must be float32 or float64, got {self._dtype}")
@@ -67,13 +67,17 @@ class Layer:
         if any(n < 0 for n in sizes):
             raise ValueError(f"num_features must be >= 0, got {num_features}")
         self.num_features: int | tuple[int, ...] = sizes if isinstance(num_features, tuple) else sizes[0]
-        self.weight: Array | None = np.ones(sizes, self._dtype) if weight else None
-        self.bias: Array | None = np.zeros(sizes, self._dtype) if bias else None
-        self.running_mean: Array | None = np.zeros(sizes, self._dtype) if buffers else None
-        self.running_var: Array | None = np.ones(sizes, self._dtype) if buffers else None
+        self.weight: Array | None = self._full(sizes, 1) if weight else None
+        self.bias: Array | None = self._full(sizes, 0) if bias else None
+        self.running_mean: Array | None = self._full(sizes, 0) if buffers else None
+        self.running_var: Array | None = self._full(sizes, 1) if buffers else None
+        # on the host wherever the layer is: counting must not wait for a device
         self.num_batches_tracked: Array | None = np.array(0, np.int64) if buffers else None
         self.grads: dict[str, Array] = {}
         self.zero_grad()
+
+    def _full(self, shape: tuple[int, ...], value: float) -> Array:
+        return move(np.full(shape, value, self._dtype), self._device)  # type: ignore[no-any-return]
 
     def __call__(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
         return self.forward(x, out)
@@ -98,8 +102,10 @@ class Layer:
         TypeError, ValueError
             As in `numbabn.batch_norm`, and ValueError for another rank or number of channels. The layer is unchanged.
         """
-        x = x if isinstance(x, np.ndarray) else np.asarray(x)
-        self._require_shape(x)
+        seen = x if type(x) is np.ndarray else look(x)
+        if isinstance(seen, np.ndarray):
+            x = seen
+        self._require_shape(seen)
         learning = self.training and not self.frozen
         batch = learning or (self.running_mean is None and self.running_var is None)
         learn = learning and self.track_running_stats
@@ -108,9 +114,9 @@ class Layer:
         if not self.training:
             return batch_norm(*given, axis=self.axis, out=out)
         y, *saved = batch_norm_forward(*given, axis=self.axis, running_ddof=self.running_ddof, out=out)
-        if learn and x.size and self.num_batches_tracked is not None:
+        if learn and seen.size and self.num_batches_tracked is not None:
             self.num_batches_tracked[()] = self.num_batches_tracked.item() + 1
-        destroyed = out is not None and is_same(out, x)
+        destroyed = out is not None and (is_same(out, seen) if isinstance(seen, np.ndarray) else seen.is_same(out))
         self._saved = (None if destroyed else x, *saved, batch)
         return y
 
@@ -146,7 +152,7 @@ class Layer:
             dy, x, self.weight, mean, invstd, training=batch, axis=self.axis, out=out, needs=needs
         )
         for name in self.grads:
-            self.grads[name] += getattr(grads, name)
+            self.grads[name] = add(self.grads[name], getattr(grads, name))
         self._saved = None
         assert grads.x is not None
         return grads.x
@@ -201,6 +207,30 @@ class Layer:
         self.frozen = False
         return self
 
+    def to(self: _L, device: str) -> _L:
+        """Move parameters, running statistics and gradients to a device; this waits for it.
+
+        Parameters
+        ----------
+        device : {"cpu", "cuda", "cuda:<number>"}
+            Where they shall be; "cuda" is the current CUDA device. `num_batches_tracked` stays on the host.
+
+        Returns
+        -------
+        layer
+            Itself; the last input is let go of.
+
+        Raises
+        ------
+        ValueError
+            For any other device.
+        """
+        name = parse(device)
+        moved = {key: move(value, name) for key, value in self._arrays().items() if key != "num_batches_tracked"}
+        grads = {key: move(value, name) for key, value in self.grads.items()}
+        self.__dict__.update(moved, grads=grads, _device=name, _saved=None)
+        return self
+
     def parameters(self) -> dict[str, Array]:
         """Weight and bias, those that there are: the arrays themselves, to be changed in place.
 
@@ -213,20 +243,20 @@ class Layer:
 
     def zero_grad(self) -> None:
         """Set the parameters' gradients to zero."""
-        self.grads = {name: np.zeros_like(value) for name, value in self.parameters().items()}
+        self.grads = {name: zeros_like(value) for name, value in self.parameters().items()}
 
     def reset_running_stats(self) -> None:
         """Set the running mean to 0, the running variance to 1 and the number of batches to 0."""
         for buffer, value in ((self.running_mean, 0), (self.running_var, 1), (self.num_batches_tracked, 0)):
             if buffer is not None:
-                buffer[...] = value
+                fill(buffer, value)
 
     def reset_parameters(self) -> None:
         """Set the weight to 1 and the bias to 0, and reset the running statistics."""
         self.reset_running_stats()
         for parameter, value in ((self.weight, 1), (self.bias, 0)):
             if parameter is not None:
-                parameter[...] = value
+                fill(parameter, value)
 
     def state_dict(self) -> dict[str, Array]:
         """Copies of parameters and running statistics.
@@ -303,13 +333,20 @@ class Layer:
         layer.__dict__.update({k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k != "class"})
         layer._dtype = np.dtype(config["_dtype"])
         layer._saved = None
+        layer._device = parse(None)
         layer._allocate(layer.num_features, *(name in arrays for name in ("weight", "bias", "running_mean")))
         _state.load(cls.__name__, layer._arrays(), arrays, strict=True)
         return layer
 
     def __getstate__(self) -> dict[str, Any]:
-        """For pickle and copy: everything but the last input."""
-        return {**self.__dict__, "_saved": None}
+        """For pickle and copy: everything but the last input, on the host."""
+        arrays = {name: on_host(value) for name, value in self._arrays().items()}
+        grads = {name: on_host(value) for name, value in self.grads.items()}
+        return {**self.__dict__, **arrays, "grads": grads, "_saved": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.to(self._device)
 
     def __repr__(self) -> str:
         return (
@@ -324,7 +361,7 @@ class Layer:
 
     def _config(self) -> dict[str, Any]:
         """All that makes the layer what it is and is no array."""
-        plain = {k: v for k, v in self.__dict__.items() if k not in (*STATE, "grads", "_saved")}
+        plain = {k: v for k, v in self.__dict__.items() if k not in (*STATE, "grads", "_saved", "_device")}
         return {**plain, "_dtype": self._dtype.name, "class": type(self).__name__}
 
     def _factor(self) -> float:

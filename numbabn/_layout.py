@@ -12,7 +12,7 @@ import numpy.typing as npt
 from numpy.exceptions import AxisError
 
 from ._arrays import require_supported
-from ._geometry import Geometry
+from ._geometry import Geometry, Strides
 
 Array = npt.NDArray[Any]
 
@@ -190,6 +190,27 @@ def _canonical(kept: tuple[int, ...], shape: tuple[int, ...], *layouts: Any) -> 
         geometry.grid[k + 1] = offset, outer[1][k], channel_steps[k]
     runs = tuple(_run(shape, s) for s in steps)
     return _Frame(geometry, None if all(run.is_c for run in runs) else runs)
+
+
+@lru_cache(maxsize=4096)
+def device_frame(kept: tuple[int, ...], shape: tuple[int, ...], *layouts: Any) -> Geometry | Strides | None:
+    """How operands with these dtypes and strides are walked without a copy; None if they are empty."""
+    if 0 in shape:
+        return None
+    framed = _canonical(kept, shape, *layouts)
+    if framed is not None:
+        return framed.geometry
+    itemsize = layouts[0].itemsize
+    steps = [tuple(s // itemsize for s in operand) for operand in layouts[1::2]]
+    reduced = tuple(a for a in range(len(shape)) if a not in kept)
+    none = [(1, (0,) * len(steps))]
+    parts = [(_merged([a for a in axes if shape[a] > 1], shape, steps) or none)[::-1] for axes in (kept, reduced)]
+    starts = [-sum((n - 1) * s for n, s in zip(shape, operand, strict=True) if s < 0) for operand in steps]
+    along = [[tuple(strides[k] for _, strides in part) for part in parts] for k in range(len(steps))]
+    places = tuple((start, *strides) for start, strides in zip(starts, along, strict=True))
+    channels, others = (tuple(n for n, _ in part) for part in parts)
+    n_channels, count = math.prod(channels), math.prod(others)
+    return Strides(n_channels, channels, others, places, count, n_channels * count)
 
 
 def _merged(axes: list[int], shape: tuple[int, ...], steps: list[tuple[int, ...]]) -> list[tuple[int, tuple[int, ...]]]:

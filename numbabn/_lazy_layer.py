@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from . import _state
 from ._layer import STATE, Array, Layer
+from ._placement import look
 
 
 class LazyLayer(Layer):
@@ -34,8 +35,8 @@ class LazyLayer(Layer):
         )
 
     def forward(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
-        x = x if isinstance(x, np.ndarray) else np.asarray(x)
-        grown = self._grown(x.shape[1] if x.ndim > 1 else 0)
+        seen = look(x)
+        grown = self._grown(seen.shape[1] if seen.ndim > 1 else 0)
         y = grown.forward(x, out)
         self._become(grown)
         return y

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ._arrays import is_device_array
+from ._forks import load
 from ._scalar import merge
 
 
@@ -46,7 +49,10 @@ class Moments:
             raise ValueError(f"moments of shape {other.mean.shape} cannot be added to moments of {self.mean.shape}")
         if other.count == 0:
             return self
-        mean, m2 = merged(self.count, self.mean, self.m2, other.count, other.mean, other.m2)
+        if _is_on_host(self.mean) and _is_on_host(other.mean):
+            mean, m2 = merged(self.count, self.mean, self.m2, other.count, other.mean, other.m2)
+        else:
+            mean, m2 = _on_device().merge(self, other)
         return Moments(self.count + other.count, mean, m2)
 
     def merge(self, *others: Moments) -> Moments:
@@ -87,6 +93,8 @@ class Moments:
             In the shape of the mean.
         """
         free = self.count - ddof
+        if not _is_on_host(self.m2):
+            return _on_device().spread(self.m2, free if free > 0 else math.nan, 0.0, 1.0)  # type: ignore[no-any-return]
         return self.m2 / free if free > 0 else np.full_like(self.m2, np.nan)
 
     def std(self, ddof: float = 0) -> npt.NDArray[Any]:
@@ -102,6 +110,9 @@ class Moments:
         ndarray of float64
             In the shape of the mean.
         """
+        if not _is_on_host(self.m2):
+            free = self.count - ddof
+            return _on_device().spread(self.m2, free if free > 0 else math.nan, 0.0, 0.5)  # type: ignore[no-any-return]
         return np.sqrt(self.var(ddof))  # type: ignore[no-any-return]
 
     def invstd(self, eps: float = 1e-5) -> npt.NDArray[Any]:
@@ -122,7 +133,19 @@ class Moments:
         ValueError
             If eps is negative or NaN.
         """
+        if not _is_on_host(self.m2):
+            require_eps(eps)
+            return _on_device().spread(self.m2, self.count or math.nan, eps, -0.5)  # type: ignore[no-any-return]
         return invstd(self.var(), eps)
+
+
+def _is_on_host(row: Any) -> bool:
+    """NumPy's own; a subclass may play an array on a device."""
+    return type(row) is np.ndarray or not is_device_array(row)
+
+
+def _on_device() -> Any:
+    return load("_device_steps")
 
 
 def merged(count_a: Any, mean_a: Any, m2_a: Any, count_b: Any, mean_b: Any, m2_b: Any) -> tuple[Any, Any]:

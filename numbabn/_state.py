@@ -14,6 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ._arrays import is_device_array
+from ._placement import copy_in, on_host
+
 Array = npt.NDArray[Any]
 
 VERSION = 2  # of the keys, PyTorch's: from 2 on there is num_batches_tracked
@@ -28,10 +31,10 @@ class IncompatibleKeys(NamedTuple):
 
 
 class StateDict(OrderedDict[str, Array]):
-    """Copies of a layer's arrays by name; `_metadata` carries the version where PyTorch looks for it."""
+    """Copies of a layer's arrays by name, on the host; `_metadata` carries the version where PyTorch looks for it."""
 
     def __init__(self, arrays: Mapping[str, Array] | None = None) -> None:
-        super().__init__((name, np.array(value)) for name, value in (arrays or {}).items())
+        super().__init__((name, on_host(value)) for name, value in (arrays or {}).items())
         self._metadata = {"": {"version": VERSION}}
 
 
@@ -51,7 +54,7 @@ def load(owner: str, own: Mapping[str, Array], state: Mapping[str, Any], strict:
     old = {"num_batches_tracked"} if version is None or version < VERSION else set()
     missing = [name for name in own if name not in state and name not in old]
     unexpected = [name for name in state if name not in own]
-    values = {name: np.asarray(state[name]) for name in own if name in state}
+    values = {name: _on_host(state[name]) for name in own if name in state}
     problems = []
     if strict and missing:
         problems.append(f"Missing key(s) in state_dict: {_quoted(missing)}. ")
@@ -67,7 +70,7 @@ def load(owner: str, own: Mapping[str, Array], state: Mapping[str, Any], strict:
         raise RuntimeError(f"Error(s) in loading state_dict for {owner}:\n\t" + "\n\t".join(problems))
     cast = {name: value.astype(own[name].dtype, casting="same_kind") for name, value in values.items()}
     for name, value in cast.items():
-        own[name][...] = value
+        copy_in(own[name], value)
     return IncompatibleKeys(missing, unexpected)
 
 
@@ -80,7 +83,7 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, Array], config: Map
             with zipfile.ZipFile(file, "w") as members:  # what np.savez does, which may pickle before NumPy 2.2
                 for name, array in {_CONFIG: np.array(json.dumps(config, default=float)), **arrays}.items():
                     with members.open(f"{name}.npy", "w") as member:
-                        np.lib.format.write_array(member, array, allow_pickle=False)
+                        np.lib.format.write_array(member, on_host(array), allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
         mask = os.umask(0)
@@ -107,6 +110,11 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]
     except (KeyError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{os.fspath(path)} is no file that to_npz wrote: {error}") from error
     return arrays, config
+
+
+def _on_host(value: Any) -> Array:
+    """A state's array as an ndarray; those on a device are copied: loading a state may cross between both."""
+    return on_host(value) if is_device_array(value) else np.asarray(value)
 
 
 def _quoted(names: list[str]) -> str:

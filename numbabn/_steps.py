@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ._arrays import SUPPORTED, are_apart, parameter, require_apart
+from ._arrays import SUPPORTED, adopt, are_apart, is_device_array, parameter, require_apart
+from ._arrays import adopt_like as adopt_like
+from ._arrays import buffer as buffer
+from ._arrays import output as output
 from ._forks import load
-from ._geometry import INVSTD, M2, MEAN, Geometry
+from ._geometry import GRAD_WEIGHT, INVSTD, M2, MEAN, SUM_DY_XMU, Geometry
 from ._layout import Layout, frame, pieces
-from ._moments import merged
+from ._moments import Moments, invstd, merged
+from ._scalar import blend
 
 Array = npt.NDArray[Any]
 Rows = tuple[Array, ...]
@@ -26,6 +31,14 @@ _LEFT_OUT = {"weight": 1.0, "bias": 0.0}
 def _backend() -> Any:
     """Loaded on first use: it imports Numba."""
     return load("_cpu")
+
+
+def adopted(name: str, value: Any, kept: bool = True) -> tuple[Any, Any]:
+    """Where a call's steps are, and its first array: this module and an ndarray, or those of a device."""
+    if is_device_array(value):
+        array = load("_device").adopt(name, value)
+        return load("_device_steps").Steps(array, kept), array
+    return sys.modules[__name__], adopt(name, value)
 
 
 @lru_cache(maxsize=256)
@@ -153,6 +166,27 @@ def _pointwise(step: Any, x: Array, y: Array, rows: Rows, layout: Layout, *more:
         step(flat_x, flat_y, *(row[channels] for row in rows), geometry, *more)
 
 
+def scale(dy: Array, dx: Array, rows: Rows, layout: Layout) -> None:
+    """Dx from dy and the rows mean, which does not matter, invstd and weight: the backward of fixed statistics."""
+    flat = (layout.n_channels,)  # x - 0 and a * x + -0 keep the sign of a zero
+    normalize(dy, dx, (constant(flat, 0.0), *rows[1:], constant(flat, -0.0)), layout)
+
+
+def saved(rows: Rows, eps: float, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """Mean and invstd of the rows mean and var, in float64 and in the kept axes' shape."""
+    return np.array(rows[0], np.float64).reshape(shape), invstd(rows[1], eps).reshape(shape)
+
+
+def zeros(layout: Layout) -> Array:
+    """Statistics of nothing."""
+    return np.zeros((3, layout.n_channels))
+
+
+def own(row: Array) -> Array:
+    """A row of statistics or sums, to be returned without the others."""
+    return row.copy()
+
+
 def train(x: Array, y: Array, rows: Rows, layout: Layout, eps: float, momentum: float, ddof: float) -> Array:
     """Y, the running statistics and all others, which are returned, from x, weight and bias.
 
@@ -175,23 +209,36 @@ def train(x: Array, y: Array, rows: Rows, layout: Layout, eps: float, momentum: 
     return stats
 
 
-def backward_reduce(dy: Array, x: Array, mean: Array, layout: Layout) -> Array:
-    """SUM_DY and SUM_DY_XMU of dy and x; zeros where they are empty."""
-    sums = np.zeros((2, layout.n_channels))
+def update_running(
+    running_mean: Array | None, running_var: Array | None, moments: Moments, momentum: float, ddof: float
+) -> None:
+    """Blend moments into running statistics, of which one may be None."""
+    if running_mean is not None:
+        running_mean[...] = blend(running_mean.astype(np.float64), moments.mean, momentum)
+    if running_var is not None:
+        running_var[...] = blend(running_var.astype(np.float64), moments.var(ddof), momentum)
+
+
+def backward_reduce(dy: Array, x: Array, rows: Rows, layout: Layout) -> Array:
+    """SUM_DY, SUM_DY_XMU and GRAD_WEIGHT from dy, x and the rows mean and invstd; zeros where they are empty."""
+    mean, invstd = rows[:2]
+    sums = np.zeros((3, layout.n_channels))
     whole = frame(layout, dy, x)
     if whole is not None:
         (flat_dy, flat_x), geometry = whole
-        _backend().backward_reduce(flat_dy, flat_x, mean, sums, geometry)
+        _backend().backward_reduce(flat_dy, flat_x, mean, invstd, sums, geometry)
         return sums
     for (flat_dy, flat_x), geometry, channels in pieces(layout, (dy, x)):
-        part = np.empty((2, geometry.n_channels))
-        _backend().backward_reduce(flat_dy, flat_x, mean[channels], part, geometry)
+        part = np.empty((3, geometry.n_channels))
+        _backend().backward_reduce(flat_dy, flat_x, mean[channels], invstd[channels], part, geometry)
         sums[:, channels] += part
+    np.multiply(invstd, sums[SUM_DY_XMU], out=sums[GRAD_WEIGHT])
     return sums
 
 
-def backward_elemt(dy: Array, x: Array, dx: Array, rows: Rows, sums: Array, layout: Layout, count: float) -> None:
+def backward_elemt(dy: Array, x: Array, dx: Array, rows: Rows, both: Rows, layout: Layout, count: float) -> None:
     """Dx from dy, x, the rows mean, invstd, weight, and both sums over `count` elements a channel."""
+    sums = np.stack(both)
     for (flat_dy, flat_x, flat_dx), geometry, channels in pieces(layout, (dy, x), dx):
         part = np.ascontiguousarray(sums[:, channels])
         some = (row[channels] for row in rows)
@@ -199,14 +246,14 @@ def backward_elemt(dy: Array, x: Array, dx: Array, rows: Rows, sums: Array, layo
 
 
 def backward(dy: Array, x: Array, dx: Array, rows: Rows, layout: Layout) -> Array:
-    """Dx, and SUM_DY and SUM_DY_XMU, which are returned, from dy, x and the rows mean, invstd, weight."""
+    """Dx, and SUM_DY, SUM_DY_XMU and GRAD_WEIGHT, which are returned, from dy, x and the rows mean, invstd, weight."""
     whole = _flat(layout, dy, x, dx)
     if whole is not None:
-        sums = np.empty((2, layout.n_channels))
+        sums = np.empty((3, layout.n_channels))
         (flat_dy, flat_x, flat_dx), geometry = whole
         mean, invstd, weight = rows
         _backend().backward(flat_dy, flat_x, flat_dx, mean, invstd, weight, sums, geometry)
         return sums
-    sums = backward_reduce(dy, x, rows[0], layout)
-    backward_elemt(dy, x, dx, rows, sums, layout, float(layout.per_channel))
+    sums = backward_reduce(dy, x, rows, layout)
+    backward_elemt(dy, x, dx, rows, (sums[0], sums[1]), layout, float(layout.per_channel))
     return sums

@@ -8,11 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _steps
-from ._arrays import adopt, adopt_like, buffer, output
-from ._geometry import INVSTD, M2, MEAN, SUM_DY, SUM_DY_XMU
+from ._geometry import GRAD_WEIGHT, INVSTD, M2, MEAN, SUM_DY, SUM_DY_XMU
 from ._layout import Layout, layout
-from ._moments import Moments, invstd, require_eps
-from ._scalar import blend
+from ._moments import Moments, require_eps
 
 Array = npt.NDArray[Any]
 
@@ -113,7 +111,7 @@ def batch_norm(
     array([-1.4142, -0.7071,  0.    ,  0.7071,  1.4142])
     """
     if training:
-        return _train(x, running_mean, running_var, weight, bias, momentum, eps, axis, running_ddof, out)[0]
+        return _train(x, running_mean, running_var, weight, bias, momentum, eps, axis, running_ddof, out, False)[0]
     return _infer(x, running_mean, running_var, weight, bias, eps, axis, out)[0]
 
 
@@ -162,8 +160,8 @@ def batch_norm_forward(
     if training:
         y, shape, stats = _train(x, running_mean, running_var, weight, bias, momentum, eps, axis, running_ddof, out)
         return y, _row(stats, MEAN, shape), _row(stats, INVSTD, shape)
-    y, shape, (mean, var, *_) = _infer(x, running_mean, running_var, weight, bias, eps, axis, out)
-    return y, np.array(mean, np.float64).reshape(shape), invstd(var, eps).reshape(shape)
+    y, shape, rows, at = _infer(x, running_mean, running_var, weight, bias, eps, axis, out)
+    return y, *at.saved(rows, eps, shape)
 
 
 def batch_norm_backward(
@@ -229,38 +227,40 @@ def batch_norm_backward(
         if name not in ("x", "weight", "bias"):
             raise ValueError(f"needs may hold 'x', 'weight' and 'bias', got {name!r}")
     needs_x, needs_weight, needs_bias = "x" in needs, "weight" in needs, "bias" in needs
-    g = dy if type(dy) is np.ndarray else adopt("dy", dy)
+    if type(dy) is np.ndarray:
+        at, g = _steps, dy
+    else:
+        at, g = _steps.adopted("dy", dy)
     lie = layout(g.shape, g.strides, g.dtype, axis, "dy")
     reads_x = needs_weight or (training and needs_x)
     if reads_x and x is None:
         raise ValueError(f"x is None, expected the forward's input for needs={needs} with training={training}")
-    array = None if x is None else adopt_like("x", x, g, "dy")
+    array = None if x is None else at.adopt_like("x", x, g, "dy")
     dx = None
     if needs_x:
-        dx = output(out, g if array is None else array, ("dy", g), ("x", array))
+        dx = at.output(out, g if array is None else array, ("dy", g), ("x", array))
     elif out is not None:
         raise ValueError(f"out is given but needs={needs} asks for no gradient with respect to x")
     apart = None if out is None else dx
     scales = needs_x or needs_weight
     rows = (
-        _steps.wide_row(lie, apart, "save_mean" if reads_x or save_mean is not None else "", save_mean),
-        _steps.wide_row(lie, apart, "save_invstd" if scales or save_invstd is not None else "", save_invstd),
-        _steps.wide_row(lie, apart, "weight", weight),
+        at.wide_row(lie, apart, "save_mean" if reads_x or save_mean is not None else "", save_mean),
+        at.wide_row(lie, apart, "save_invstd" if scales or save_invstd is not None else "", save_invstd),
+        at.wide_row(lie, apart, "weight", weight),
     )
     d_weight = d_bias = None
     if training and dx is not None and array is not None:
-        sums = _steps.backward(g, array, dx, rows, lie)
+        sums = at.backward(g, array, dx, rows, lie)
     elif needs_weight and array is not None:
-        sums = _steps.backward_reduce(g, array, rows[0], lie)
+        sums = at.backward_reduce(g, array, rows, lie)
     elif needs_bias:
-        sums = _steps.backward_reduce(g, g, rows[0], lie)  # sum(dy) alone: x need not come into cache
+        sums = at.backward_reduce(g, g, rows, lie)  # sum(dy) alone: x need not come into cache
     if needs_bias:
         d_bias = _row(sums, SUM_DY, lie.kept_shape)
     if needs_weight:
-        d_weight = _row(sums, SUM_DY_XMU, lie.kept_shape) * _row(rows, 1, lie.kept_shape)
+        d_weight = _row(sums, GRAD_WEIGHT, lie.kept_shape)
     if dx is not None and not training:
-        flat = (lie.n_channels,)  # x - 0 and a * x + -0 keep the sign of a zero
-        _steps.normalize(g, dx, (_steps.constant(flat, 0.0), *rows[1:], _steps.constant(flat, -0.0)), lie)
+        at.scale(g, dx, rows, lie)
     return BatchNormGrads(dx if out is None else out, d_weight, d_bias)
 
 
@@ -292,11 +292,14 @@ def moments(x: npt.ArrayLike, *, axis: int | tuple[int, ...] = 1) -> Moments:
     >>> m.count, m.mean, m.var()
     (3, array([2., 3.]), array([2.66666667, 2.66666667]))
     """
-    array = x if type(x) is np.ndarray else adopt("x", x)
+    if type(x) is np.ndarray:
+        at, array = _steps, x
+    else:
+        at, array = _steps.adopted("x", x)
     lie = layout(array.shape, array.strides, array.dtype, axis)
-    stats = _steps.moments(array, lie)
+    stats = at.moments(array, lie)
     count = lie.per_channel if array.size else 0
-    return Moments(count, _row(stats, MEAN, lie.kept_shape).copy(), _row(stats, M2, lie.kept_shape).copy())
+    return Moments(count, at.own(_row(stats, MEAN, lie.kept_shape)), at.own(_row(stats, M2, lie.kept_shape)))
 
 
 def update_running(
@@ -337,16 +340,14 @@ def update_running(
     (array([1. , 1.5]), array([2.5, 2.5]))
     """
     shape = moments.mean.shape
-    r_mean = None if running_mean is None else buffer("running_mean", running_mean, shape)
-    r_var = None if running_var is None else buffer("running_var", running_var, shape)
+    at = _steps if type(moments.mean) is np.ndarray else _steps.adopted("moments.mean", moments.mean)[0]
+    r_mean = None if running_mean is None else at.buffer("running_mean", running_mean, shape)
+    r_var = None if running_var is None else at.buffer("running_var", running_var, shape)
     if moments.count == 0:
         return
     if r_var is not None and not moments.count > running_ddof:
         raise ValueError(f"moments.count is {moments.count}, expected more than running_ddof={running_ddof}")
-    if r_mean is not None:
-        r_mean[...] = blend(r_mean.astype(np.float64), moments.mean, momentum)
-    if r_var is not None:
-        r_var[...] = blend(r_var.astype(np.float64), moments.var(running_ddof), momentum)
+    at.update_running(r_mean, r_var, moments, momentum, running_ddof)
 
 
 def normalize(
@@ -395,12 +396,15 @@ def normalize(
            [ 0.    ,  0.    ],
            [ 1.2247,  1.2247]])
     """
-    array = x if type(x) is np.ndarray else adopt("x", x)
+    if type(x) is np.ndarray:
+        at, array = _steps, x
+    else:
+        at, array = _steps.adopted("x", x)
     lie = layout(array.shape, array.strides, array.dtype, axis)
-    y = output(out, array, ("x", array))
+    y = at.output(out, array, ("x", array))
     names = ("mean", "invstd", "weight", "bias")
-    rows = _steps.rows_of(lie, None if out is None else y, names, (mean, invstd, weight, bias))
-    _steps.normalize(array, y, rows, lie)
+    rows = at.rows_of(lie, None if out is None else y, names, (mean, invstd, weight, bias))
+    at.normalize(array, y, rows, lie)
     return y if out is None else out
 
 
@@ -442,13 +446,15 @@ def backward_reduce(
     >>> nb.backward_reduce(x, x, mean=[2.0, 3.0], invstd=[1.0, 1.0])
     (array([6., 9.]), array([8., 8.]))
     """
-    g = dy if type(dy) is np.ndarray else adopt("dy", dy)
+    if type(dy) is np.ndarray:
+        at, g = _steps, dy
+    else:
+        at, g = _steps.adopted("dy", dy)
     lie = layout(g.shape, g.strides, g.dtype, axis, "dy")
-    array = adopt_like("x", x, g, "dy")
-    center = _steps.wide_row(lie, None, "mean", mean)
-    _steps.wide_row(lie, None, "invstd", invstd)
-    sums = _steps.backward_reduce(g, array, center, lie)
-    return _row(sums, SUM_DY, lie.kept_shape).copy(), _row(sums, SUM_DY_XMU, lie.kept_shape).copy()
+    array = at.adopt_like("x", x, g, "dy")
+    rows = at.wide_row(lie, None, "mean", mean), at.wide_row(lie, None, "invstd", invstd)
+    sums = at.backward_reduce(g, array, rows, lie)
+    return at.own(_row(sums, SUM_DY, lie.kept_shape)), at.own(_row(sums, SUM_DY_XMU, lie.kept_shape))
 
 
 def backward_elemt(
@@ -503,16 +509,19 @@ def backward_elemt(
     >>> bool(abs(nb.backward_elemt(x, x, m.mean, m.invstd(0), None, *sums, m.count)).max() < 1e-15)
     True
     """
-    g = dy if type(dy) is np.ndarray else adopt("dy", dy)
+    if type(dy) is np.ndarray:
+        at, g = _steps, dy
+    else:
+        at, g = _steps.adopted("dy", dy)
     lie = layout(g.shape, g.strides, g.dtype, axis, "dy")
-    array = adopt_like("x", x, g, "dy")
+    array = at.adopt_like("x", x, g, "dy")
     if g.size and not count > 0:
         raise ValueError(f"count must be > 0, got {count}")
-    dx = output(out, array, ("dy", g), ("x", array))
+    dx = at.output(out, array, ("dy", g), ("x", array))
     apart = None if out is None else dx
     given = ("mean", mean), ("invstd", invstd), ("weight", weight), ("sum_dy", sum_dy), ("sum_dy_xmu", sum_dy_xmu)
-    rows = [_steps.wide_row(lie, apart, *named) for named in given]
-    _steps.backward_elemt(g, array, dx, tuple(rows[:3]), np.stack(rows[3:]), lie, float(count))
+    rows = [at.wide_row(lie, apart, *named) for named in given]
+    at.backward_elemt(g, array, dx, tuple(rows[:3]), tuple(rows[3:]), lie, float(count))
     return dx if out is None else out
 
 
@@ -541,16 +550,19 @@ def _infer(
     eps: float,
     axis: int | tuple[int, ...],
     out: Array | None,
-) -> tuple[Array, tuple[int, ...], _steps.Rows]:
-    """y, the kept axes' shape, and the rows running mean, running variance, weight and bias."""
-    array = x if type(x) is np.ndarray else adopt("x", x)
+) -> tuple[Array, tuple[int, ...], _steps.Rows, Any]:
+    """y, the kept axes' shape, the rows running mean, running variance, weight and bias, and where the steps are."""
+    if type(x) is np.ndarray:
+        at, array = _steps, x
+    else:
+        at, array = _steps.adopted("x", x)
     lie = layout(array.shape, array.strides, array.dtype, axis)
     require_eps(eps)
-    y = output(out, array, ("x", array))
+    y = at.output(out, array, ("x", array))
     names = ("running_mean", "running_var", "weight", "bias")
-    rows = _steps.rows_of(lie, None if out is None else y, names, (running_mean, running_var, weight, bias))
-    _steps.infer(array, y, rows, lie, eps)
-    return y if out is None else out, lie.kept_shape, rows
+    rows = at.rows_of(lie, None if out is None else y, names, (running_mean, running_var, weight, bias))
+    at.infer(array, y, rows, lie, eps)
+    return y if out is None else out, lie.kept_shape, rows, at
 
 
 def _train(
@@ -564,22 +576,26 @@ def _train(
     axis: int | tuple[int, ...],
     running_ddof: float,
     out: Array | None,
+    kept: bool = True,
 ) -> tuple[Array, tuple[int, ...], Array]:
-    """y, the kept axes' shape, and the statistics that normalised."""
-    array = x if type(x) is np.ndarray else adopt("x", x)
+    """y, the kept axes' shape, and the statistics that normalised, which the caller may have no use for."""
+    if type(x) is np.ndarray:
+        at, array = _steps, x
+    else:
+        at, array = _steps.adopted("x", x, kept)
     lie = layout(array.shape, array.strides, array.dtype, axis)
     shape = lie.kept_shape
     require_eps(eps)
-    r_mean = None if running_mean is None else buffer("running_mean", running_mean, shape)
-    r_var = None if running_var is None else buffer("running_var", running_var, shape)
+    r_mean = None if running_mean is None else at.buffer("running_mean", running_mean, shape)
+    r_var = None if running_var is None else at.buffer("running_var", running_var, shape)
     ddof = running_ddof if r_var is not None else 0
     _require_count(array, lie, ddof)
-    y = output(out, array, ("x", array))
+    y = at.output(out, array, ("x", array))
     names = ("" if r_mean is None else "running_mean", "" if r_var is None else "running_var", "weight", "bias")
-    rows = _steps.rows_of(lie, None if out is None else y, names, (r_mean, r_var, weight, bias))
+    rows = at.rows_of(lie, None if out is None else y, names, (r_mean, r_var, weight, bias))
     if array.size == 0:
-        return (y if out is None else out), shape, np.zeros((3, lie.n_channels))
-    stats = _steps.train(array, y, rows, lie, eps, momentum, ddof)
+        return (y if out is None else out), shape, at.zeros(lie)
+    stats = at.train(array, y, rows, lie, eps, momentum, ddof)
     if r_mean is not None and rows[0] is not r_mean:
         r_mean[...] = rows[0].reshape(shape)
     if r_var is not None and rows[1] is not r_var:

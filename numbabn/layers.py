@@ -27,8 +27,8 @@ _COMMON = """    eps : float, default 1e-5
         Learn a weight and a bias.
     track_running_stats : bool, default True
         Keep running statistics; without them batch statistics are used in eval mode too.
-    device : None or "cpu"
-        Where parameters live.
+    device : None, "cpu", "cuda" or "cuda:<number>"
+        Where parameters and running statistics live; inputs have to be there.
     dtype : dtype_like, default float32
         Of parameters and running statistics; inputs may be of any supported dtype.
     bias : bool, default True

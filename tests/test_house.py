@@ -31,11 +31,16 @@ STOREYS = {
     "numbabn._lazy_layer": 4,
     "numbabn._state": 3,
     "numbabn._steps": 3,
+    "numbabn._device_steps": 3,
+    "numbabn._placement": 3,
     "numbabn._arrays": 2,
+    "numbabn._device": 2,
     "numbabn._layout": 2,
     "numbabn._recycle": 2,
     "numbabn._cpu": 1,  # and all in it
+    "numbabn._cuda": 1,
     "numbabn._compile": 0,
+    "numbabn._compile_cuda": 0,
     "numbabn._config": 0,
     "numbabn._forks": 0,
     "numbabn._geometry": 0,
@@ -44,7 +49,12 @@ STOREYS = {
 BACKENDS = 1
 # Who knows the compiler; the info command does, to report on it.
 COMPILER = {"numba", "llvmlite"}
-KNOW_THE_COMPILER = {"numbabn._compile", "numbabn._cpu.intrinsics"}
+KNOW_THE_COMPILER = {
+    "numbabn._compile",
+    "numbabn._compile_cuda",
+    "numbabn._cpu.intrinsics",
+    "numbabn._cuda.intrinsics",
+}
 INSTALLED_WITH_US = {"numpy", *COMPILER}
 
 
@@ -54,6 +64,7 @@ def module_name(path: Path) -> str:
 
 TREES = {module_name(path): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 KERNEL_FILES = [name for name in TREES if name.startswith("numbabn._cpu.") and name not in KNOW_THE_COMPILER]
+CUDA_FILES = [name for name in TREES if name.startswith("numbabn._cuda.") and name not in KNOW_THE_COMPILER]
 
 
 def storey(module: str) -> int:
@@ -100,7 +111,7 @@ def ours(module: str, at_load: bool = False) -> set[str]:
 
 def test_the_reader_of_imports_sees_them() -> None:
     assert {"numbabn._compile", "numbabn._geometry"} <= ours("numbabn._cpu", at_load=True)
-    assert {"numbabn._moments", "numbabn._arrays", "numbabn._layout"} <= ours("numbabn.functional", at_load=True)
+    assert {"numbabn._moments", "numbabn._steps", "numbabn._layout"} <= ours("numbabn.functional", at_load=True)
     assert "numbabn._config" in ours("numbabn") - ours("numbabn", at_load=True)
 
 
@@ -152,6 +163,29 @@ def test_backends_do_not_know_each_other() -> None:
             assert not [name for name in ours(module) if name.startswith(others)], module
 
 
+def contract(backend: str) -> dict[str, list[str]]:
+    """Public functions of a backend, and the names of their parameters."""
+    found = (f for f in functions(TREES[backend]) if not f.name.startswith("_"))
+    return {f.name: [a.arg for a in f.args.args] for f in found}
+
+
+def test_backends_are_twins() -> None:
+    assert contract("numbabn._cpu") == contract("numbabn._cuda")
+    assert len(contract("numbabn._cpu")) >= 8
+
+
+def test_cuda_has_one_import_point() -> None:
+    doors = {"numbabn._compile_cuda", "numbabn._cuda.intrinsics"}
+    used = {module for module in TREES for name in imports(module) if name.startswith(("numba.cuda", "cuda."))}
+    whole = {module for module, tree in TREES.items() if "cuda" in imported_from_numba(tree)}
+    assert used <= doors and whole == {"numbabn._compile_cuda"}
+
+
+def imported_from_numba(tree: ast.AST) -> set[str]:
+    found = (node for node in nodes(tree) if isinstance(node, ast.ImportFrom) and node.module == "numba")
+    return {alias.name for node in found for alias in node.names}
+
+
 def test_no_module_is_named_after_nothing() -> None:
     names = {part.strip("_") for name in TREES for part in name.split(".")}
     assert not names & {"utils", "util", "common", "helpers", "helper", "base", "misc", "core"}
@@ -184,7 +218,13 @@ def test_there_are_kernels() -> None:
         assert layout, f"{f.name} is not named verb_layout"
 
 
-@pytest.mark.parametrize("module", KERNEL_FILES)
+def test_cuda_kernels_say_what_they_move() -> None:
+    kernels = [f for name in CUDA_FILES for f in functions(TREES[name]) if "kernel" in decorators(f)]
+    assert len(kernels) >= 14
+    assert all(ast.get_docstring(f) for f in kernels)
+
+
+@pytest.mark.parametrize("module", [*KERNEL_FILES, *CUDA_FILES])
 def test_compiled_functions_stand_at_module_level(module: str) -> None:
     compiled = [f for f in functions(TREES[module]) if decorators(f) & {"kernel", "inner"}]
     assert not set(compiled) - set(ast.iter_child_nodes(TREES[module])), "a closure is compiled again each time"
@@ -192,7 +232,7 @@ def test_compiled_functions_stand_at_module_level(module: str) -> None:
         assert not list(functions(f)), f"{f.name} makes functions"
 
 
-@pytest.mark.parametrize("module", KERNEL_FILES)
+@pytest.mark.parametrize("module", [*KERNEL_FILES, *CUDA_FILES])
 def test_kernels_raise_nothing(module: str) -> None:
     raised = [node.lineno for node in nodes(TREES[module]) if isinstance(node, ast.Raise | ast.Assert | ast.Try)]
     assert not raised

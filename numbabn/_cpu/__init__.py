@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from .._compile import In, Out, OutRow, Row, Table, WideRow, threads_for
-from .._geometry import INVSTD, MEAN, Geometry
+from .._geometry import GRAD_WEIGHT, INVSTD, MEAN, SUM_DY_XMU, Geometry
 from . import fused, pointwise, pointwise_first, pointwise_last, reduce_first, reduce_last, reduce_short
 
 # Bytes of all operands from which on no cache keeps a result for its reader, which is then written past them, unless an
@@ -41,11 +41,12 @@ def infer(x: In, y: Out, mean: Row, var: Row, weight: Row, bias: Row, geometry: 
     kernel.on(threads_for(geometry.size), x, mean)(x, y, mean, var, weight, bias, geometry.grid, eps, streamed)
 
 
-def backward_reduce(dy: In, x: In, mean: WideRow, sums: Table, geometry: Geometry) -> None:
-    """SUM_DY and SUM_DY_XMU of dy and x."""
+def backward_reduce(dy: In, x: In, mean: WideRow, invstd: WideRow, sums: Table, geometry: Geometry) -> None:
+    """SUM_DY, SUM_DY_XMU and GRAD_WEIGHT of dy and x."""
     last = geometry.channels_last
     kernel = reduce_last.backward_reduce_channels_last if last else reduce_first.backward_reduce_channels_first
     kernel.on(threads_for(geometry.size), x)(dy, x, mean, sums, geometry.grid)
+    np.multiply(invstd, sums[SUM_DY_XMU], out=sums[GRAD_WEIGHT])
 
 
 def backward_elemt(
@@ -107,10 +108,10 @@ def finish(
 def backward(
     dy: In, x: In, dx: Out, mean: WideRow, invstd: WideRow, weight: WideRow, sums: Table, geometry: Geometry
 ) -> None:
-    """dx, SUM_DY and SUM_DY_XMU from dy and x."""
+    """dx, SUM_DY, SUM_DY_XMU and GRAD_WEIGHT from dy and x."""
     threads = threads_for(geometry.size)
     if not (geometry.channels_last or _in_one_pass(x, geometry, threads)):
-        backward_reduce(dy, x, mean, sums, geometry)
+        backward_reduce(dy, x, mean, invstd, sums, geometry)
         backward_elemt(dy, x, dx, mean, invstd, weight, sums, geometry, float(geometry.per_channel))
         return
     streamed = 3 * dx.nbytes >= _STREAM and not (np.may_share_memory(dx, dy) or np.may_share_memory(dx, x))
@@ -119,6 +120,7 @@ def backward(
         fused.backward_channels_last.on(threads, x)(*given, threads)
     else:
         fused.backward_channels_first.on(threads, x)(*given)
+    np.multiply(invstd, sums[SUM_DY_XMU], out=sums[GRAD_WEIGHT])
 
 
 def _in_one_pass(x: In, geometry: Geometry, threads: int) -> bool:

@@ -8,12 +8,13 @@ the rest goes into the constant. So data far from zero keeps all its digits at n
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from .._compile import inner
 from .._geometry import SUM_DY, SUM_DY_XMU
+from .._scalar import affine as _affine
+from .._scalar import gradient as _gradient
+from .._scalar import invstd as _invstd
 from .intrinsics import fma, lanes, rounded, store, stream
 
 SPAN = 16384  # elements of one work item, 64 KB of float32
@@ -21,31 +22,26 @@ INVERTED = -1.0  # no eps: invstd has been given, not the variance
 LONG = 8  # vectors from which on a run is worth bringing onto cache lines, and may be streamed
 
 
-@inner
-def invstd(var, eps):
-    """1 / sqrt(var + eps), and 0 where that sum is 0."""
-    return 0.0 if var + eps == 0.0 else 1.0 / math.sqrt(var + eps)
+invstd = inner(_invstd)
+scaled = inner(_affine)
+sloped = inner(_gradient)
 
 
 @inner
 def affine(x, mean, r, weight, bias):
     """High, a and b of a channel, so that y = (x - high) * a + b."""
     high = rounded(x, mean)
-    a = weight * r
-    return high, a, bias - (mean - high) * a
+    a, b = scaled(high, mean, r, weight, bias)
+    return high, a, b
 
 
 @inner
 def gradient(x, mean, r, weight, sum_dy, sum_dy_xmu, count):
-    """High means of x and dy, r, a, b and d of a channel: dx = (dy - g_high) * a + ((x - x_high) * r * b + d).
-
-    r stays apart from b, so that no factor leaves float32's range before x and dy do.
-    """
+    """High means of x and dy, r, a, b and d of a channel: dx = (dy - g_high) * a + ((x - x_high) * r * b + d)."""
     g_mean = sum_dy / count
     x_high, g_high = rounded(x, mean), rounded(x, g_mean)
-    a = weight * r
-    b = -a * (r * sum_dy_xmu / count)
-    return x_high, g_high, r, a, b, -a * (g_mean - g_high) - b * ((mean - x_high) * r)
+    a, b, d = sloped(x_high, g_high, mean, g_mean, r, weight, sum_dy_xmu, count)
+    return x_high, g_high, r, a, b, d
 
 
 @inner
