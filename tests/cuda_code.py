@@ -164,7 +164,8 @@ def misplaced(ptx: str, dtype: str) -> list[str]:
         + (r"|[\w.]+\.f64(?:\.\w+)?" if dtype == "float32" else "")
         + ")"
     )
-    element = r"(?:ld|st)\.global\.(?:nc\.)?(?:v[24]\.)?(?:f32|b32)" if dtype == "float32" else r"(?:ld|st)\.global\.v2\.(?:f64|b64)"
+    packet = r"(?:nc\.)?(?:v[24]\.)?(?:f32|b32)" if dtype == "float32" else r"v2\.(?:f64|b64)"
+    element = r"(?:ld|st)\.global\." + packet
     found = []
     for loop in loops(ptx):
         if any(re.search(element, line) for line in loop):
