@@ -185,6 +185,19 @@ def _instruction(name: str) -> Callable[..., Any]:
     return lambda context, builder, sig, args: getattr(builder, name)(*args)
 
 
+def _lane_by_lane(name: str) -> Callable[..., Any]:
+    """Not as vectors: what compute capability 10 then makes of pairs of lanes, not all tools can read."""
+
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        def of_lane(k: int) -> Any:
+            a, b = (builder.extract_element(v, ir.Constant(_I32, k)) for v in args)
+            return getattr(builder, name)(a, b)
+
+        return _join(builder, [of_lane(k) for k in range(sig.return_type.count)], _llvm(sig.return_type))
+
+    return lower
+
+
 def _alike(*packets: Any) -> Any:
     return packets[0] if isinstance(packets[0], Packet) and len({*packets}) == 1 else None
 
@@ -206,4 +219,4 @@ _lower(reciprocal, lambda value: value, _lower_reciprocal, types.Float)
 _lower(product, lambda a, b: types.int64, _lower_product, types.int32, types.int32)
 _lower(quotient, lambda a, b: types.int32, _instruction("udiv"), types.int32, types.int32)
 for _function, _name in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul")):
-    _lower(_function, lambda a, b: _alike(a, b), _instruction(_name), Packet, Packet)
+    _lower(_function, lambda a, b: _alike(a, b), _lane_by_lane(_name), Packet, Packet)
