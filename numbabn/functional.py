@@ -227,10 +227,7 @@ def batch_norm_backward(
         if name not in ("x", "weight", "bias"):
             raise ValueError(f"needs may hold 'x', 'weight' and 'bias', got {name!r}")
     needs_x, needs_weight, needs_bias = "x" in needs, "weight" in needs, "bias" in needs
-    if type(dy) is np.ndarray:
-        at, g = _steps, dy
-    else:
-        at, g = _steps.adopted("dy", dy)
+    at, g = (_steps, dy) if type(dy) is np.ndarray else _steps.adopted("dy", dy)
     lie = layout(g.shape, g.strides, g.dtype, axis, "dy")
     reads_x = needs_weight or (training and needs_x)
     if reads_x and x is None:
@@ -292,10 +289,7 @@ def moments(x: npt.ArrayLike, *, axis: int | tuple[int, ...] = 1) -> Moments:
     >>> m.count, m.mean, m.var()
     (3, array([2., 3.]), array([2.66666667, 2.66666667]))
     """
-    if type(x) is np.ndarray:
-        at, array = _steps, x
-    else:
-        at, array = _steps.adopted("x", x)
+    at, array = (_steps, x) if type(x) is np.ndarray else _steps.adopted("x", x)
     lie = layout(array.shape, array.strides, array.dtype, axis)
     stats = at.moments(array, lie)
     count = lie.per_channel if array.size else 0
@@ -396,10 +390,7 @@ def normalize(
            [ 0.    ,  0.    ],
            [ 1.2247,  1.2247]])
     """
-    if type(x) is np.ndarray:
-        at, array = _steps, x
-    else:
-        at, array = _steps.adopted("x", x)
+    at, array = (_steps, x) if type(x) is np.ndarray else _steps.adopted("x", x)
     lie = layout(array.shape, array.strides, array.dtype, axis)
     y = at.output(out, array, ("x", array))
     names = ("mean", "invstd", "weight", "bias")
@@ -446,10 +437,7 @@ def backward_reduce(
     >>> nb.backward_reduce(x, x, mean=[2.0, 3.0], invstd=[1.0, 1.0])
     (array([6., 9.]), array([8., 8.]))
     """
-    if type(dy) is np.ndarray:
-        at, g = _steps, dy
-    else:
-        at, g = _steps.adopted("dy", dy)
+    at, g = (_steps, dy) if type(dy) is np.ndarray else _steps.adopted("dy", dy)
     lie = layout(g.shape, g.strides, g.dtype, axis, "dy")
     array = at.adopt_like("x", x, g, "dy")
     rows = at.wide_row(lie, None, "mean", mean), at.wide_row(lie, None, "invstd", invstd)
@@ -509,10 +497,7 @@ def backward_elemt(
     >>> bool(abs(nb.backward_elemt(x, x, m.mean, m.invstd(0), None, *sums, m.count)).max() < 1e-15)
     True
     """
-    if type(dy) is np.ndarray:
-        at, g = _steps, dy
-    else:
-        at, g = _steps.adopted("dy", dy)
+    at, g = (_steps, dy) if type(dy) is np.ndarray else _steps.adopted("dy", dy)
     lie = layout(g.shape, g.strides, g.dtype, axis, "dy")
     array = at.adopt_like("x", x, g, "dy")
     if g.size and not count > 0:
@@ -552,10 +537,7 @@ def _infer(
     out: Array | None,
 ) -> tuple[Array, tuple[int, ...], _steps.Rows, Any]:
     """y, the kept axes' shape, the rows running mean, running variance, weight and bias, and where the steps are."""
-    if type(x) is np.ndarray:
-        at, array = _steps, x
-    else:
-        at, array = _steps.adopted("x", x)
+    at, array = (_steps, x) if type(x) is np.ndarray else _steps.adopted("x", x)
     lie = layout(array.shape, array.strides, array.dtype, axis)
     require_eps(eps)
     y = at.output(out, array, ("x", array))
@@ -579,10 +561,7 @@ def _train(
     kept: bool = True,
 ) -> tuple[Array, tuple[int, ...], Array]:
     """y, the kept axes' shape, and the statistics that normalised, which the caller may have no use for."""
-    if type(x) is np.ndarray:
-        at, array = _steps, x
-    else:
-        at, array = _steps.adopted("x", x, kept)
+    at, array = (_steps, x) if type(x) is np.ndarray else _steps.adopted("x", x, kept)
     lie = layout(array.shape, array.strides, array.dtype, axis)
     shape = lie.kept_shape
     require_eps(eps)
