@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+INVERTED = -1.0  # in the place of eps: invstd has been given, not the variance
+
 
 def merge(count_a: Any, mean_a: Any, m2_a: Any, count_b: Any, mean_b: Any, m2_b: Any) -> tuple[Any, Any]:
     """Mean and M2 of two samples together (Chan, Golub and LeVeque 1983); the second must not be empty."""

@@ -17,7 +17,7 @@ from ._forks import load
 from ._geometry import GRAD_WEIGHT, INVSTD, M2, MEAN, SUM_DY_XMU, Geometry
 from ._layout import Layout, frame, pieces
 from ._moments import Moments, invstd, merged
-from ._scalar import blend
+from ._scalar import INVERTED, blend
 
 Array = npt.NDArray[Any]
 Rows = tuple[Array, ...]
@@ -87,8 +87,8 @@ def wide_row(layout: Layout, out: Array | None, name: str, value: Any) -> Array:
     if (
         type(value) is np.ndarray
         and value.shape == layout.row_shape
-        and value.flags.num & _C_ALIGNED == _C_ALIGNED
-        and (out is None or are_apart(out, value))
+        and (value.base is None or value.flags.num & _C_ALIGNED == _C_ALIGNED)
+        and (out is None or out.base is value.base is None or are_apart(out, value))
     ):
         if value.dtype is _FLOAT64:
             return value
@@ -148,22 +148,19 @@ def _flat(layout: Layout, *operands: Array) -> tuple[list[Array], Geometry] | No
 
 def infer(x: Array, y: Array, rows: Rows, layout: Layout, eps: float) -> None:
     """Y from x and the rows mean, var, weight, bias."""
-    _pointwise(_backend().infer, x, y, rows, layout, eps)
+    whole = _flat(layout, x, y)
+    if whole is not None:
+        (flat_x, flat_y), geometry = whole
+        mean, var, weight, bias = rows
+        _backend().infer(flat_x, flat_y, mean, var, weight, bias, geometry, eps)
+        return
+    for (flat_x, flat_y), geometry, channels in pieces(layout, (x,), y):
+        _backend().infer(flat_x, flat_y, *(row[channels] for row in rows), geometry, eps)
 
 
 def normalize(x: Array, y: Array, rows: Rows, layout: Layout) -> None:
     """Y from x and the rows mean, invstd, weight, bias."""
-    _pointwise(_backend().normalize, x, y, rows, layout)
-
-
-def _pointwise(step: Any, x: Array, y: Array, rows: Rows, layout: Layout, *more: float) -> None:
-    whole = _flat(layout, x, y)
-    if whole is not None:
-        (flat_x, flat_y), geometry = whole
-        step(flat_x, flat_y, *rows, geometry, *more)
-        return
-    for (flat_x, flat_y), geometry, channels in pieces(layout, (x,), y):
-        step(flat_x, flat_y, *(row[channels] for row in rows), geometry, *more)
+    infer(x, y, rows, layout, INVERTED)
 
 
 def scale(dy: Array, dx: Array, rows: Rows, layout: Layout) -> None:

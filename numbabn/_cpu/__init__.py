@@ -11,12 +11,17 @@ import numpy as np
 
 from .._compile import In, Out, OutRow, Row, Table, WideRow, threads_for
 from .._geometry import GRAD_WEIGHT, INVSTD, MEAN, SUM_DY_XMU, Geometry
-from . import fused, pointwise, pointwise_first, pointwise_last, reduce_first, reduce_last, reduce_short
+from .._scalar import INVERTED
+from . import fused, pointwise_first, pointwise_last, reduce_first, reduce_last, reduce_short
+from .caches import last_level
 
 # Bytes of all operands from which on no cache keeps a result for its reader, which is then written past them, unless an
-# input has just brought in its lines. On a machine that keeps about 64 MB, streamed stores took 1.1 times as long as
-# plain ones at 50 MB and 0.65 times at 92 MB.
-_STREAM = 60_000_000
+# input has just brought in its lines: the last-level cache, or less of one that many share. With 32 MB of it, streamed
+# stores took 1.3 times as long as plain ones at 32 MB and 0.8 times at 38 MB; with 260 MB of it, among many other
+# processors, 1.1 times at 50 MB and 0.65 times at 92 MB. A whole pass reads its inputs twice and needs them in cache
+# longer: it took 0.75 to 0.8 times as long with streamed stores from 25 MB of 32 on.
+_STREAM = min(last_level() or 32_000_000, 60_000_000)
+_STREAM_WHOLE = _STREAM * 3 // 4
 _GROUP = 3_000_000  # bytes of a group of channels with short planes: L2 and a little more
 
 
@@ -29,7 +34,7 @@ def moments(x: In, stats: Table, geometry: Geometry) -> None:
 
 def normalize(x: In, y: Out, mean: Row, invstd: Row, weight: Row, bias: Row, geometry: Geometry) -> None:
     """y from x and given statistics."""
-    infer(x, y, mean, invstd, weight, bias, geometry, pointwise.INVERTED)
+    infer(x, y, mean, invstd, weight, bias, geometry, INVERTED)
 
 
 def infer(x: In, y: Out, mean: Row, var: Row, weight: Row, bias: Row, geometry: Geometry, eps: float) -> None:
@@ -89,7 +94,7 @@ def forward(
         finish(running_mean, running_var, stats, float(geometry.per_channel), eps, momentum, ddof)
         normalize(x, y, stats[MEAN], stats[INVSTD], *wide, geometry)
         return
-    streamed = 2 * y.nbytes >= _STREAM and not np.may_share_memory(y, x)
+    streamed = 2 * y.nbytes >= _STREAM_WHOLE and not np.may_share_memory(y, x)
     given = x, y, weight, bias, running_mean, running_var, stats, geometry.grid, eps, momentum, ddof, streamed
     if geometry.channels_last:
         fused.forward_channels_last.on(threads, x, weight)(*given, threads)
@@ -114,13 +119,12 @@ def backward(
         backward_reduce(dy, x, mean, invstd, sums, geometry)
         backward_elemt(dy, x, dx, mean, invstd, weight, sums, geometry, float(geometry.per_channel))
         return
-    streamed = 3 * dx.nbytes >= _STREAM and not (np.may_share_memory(dx, dy) or np.may_share_memory(dx, x))
+    streamed = 3 * dx.nbytes >= _STREAM_WHOLE and not (np.may_share_memory(dx, dy) or np.may_share_memory(dx, x))
     given = dy, x, dx, mean, invstd, weight, sums, geometry.grid, streamed
     if geometry.channels_last:
         fused.backward_channels_last.on(threads, x)(*given, threads)
     else:
         fused.backward_channels_first.on(threads, x)(*given)
-    np.multiply(invstd, sums[SUM_DY_XMU], out=sums[GRAD_WEIGHT])
 
 
 def _in_one_pass(x: In, geometry: Geometry, threads: int) -> bool:

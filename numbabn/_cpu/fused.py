@@ -9,9 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from .._compile import Grid, In, Out, OutRow, Row, Table, WideRow, inner, kernel, prange, row
-from .._geometry import INVSTD, M2, MEAN, SUM_DY, SUM_DY_XMU
+from .._geometry import GRAD_WEIGHT, INVSTD, M2, MEAN, SUM_DY, SUM_DY_XMU
+from .._scalar import INVERTED
 from .._scalar import blend as _blend
-from .pointwise import INVERTED, gradient_coefficients, invstd, normalize_coefficients, row_size
+from .pointwise import gradient_coefficients, invstd, normalize_coefficients, row_size
 from .pointwise_first import gradient_planes, normalize_planes
 from .pointwise_last import gradient_cut, normalize_cut, row_cuts
 from .reduce_first import add_parts, group_dots, group_moments, group_parts, group_size, merge_parts
@@ -150,7 +151,7 @@ def backward_channels_first(
     grid: Grid,
     streamed: bool,
 ) -> None:
-    """Training backward; moves 3 elements' bytes an element where a channel fits in cache, else 5."""
+    """dx and the three sums; moves 3 elements' bytes an element where a channel fits in cache, else 5."""
     n_outer, n_channels, n_inner = row(grid, 0)
     g0, go, gc = row(grid, 1)
     x0, xo, xc = row(grid, 2)
@@ -187,6 +188,7 @@ def backward_channels_first(
             )
         for c in range(first, last):
             sums[SUM_DY, c], sums[SUM_DY_XMU, c] = add_parts(parts, partial, (c - first) * parts)
+            sums[GRAD_WEIGHT, c] = invstd[c] * sums[SUM_DY_XMU, c]
         table = np.empty(6 * row_size(x, width), x.dtype)
         gradient_coefficients(x, mean, invstd, weight, sums, first, width, float(n_outer * n_inner), table)
         gradient_planes(
@@ -223,7 +225,7 @@ def backward_channels_last(
     streamed: bool,
     threads: int,
 ) -> None:
-    """Training backward; moves 5 elements' bytes an element, less what a thread's second pass finds in its cache."""
+    """dx and the three sums; moves 5 elements' bytes an element, less what a second pass finds in a thread's cache."""
     n_outer, n_channels, n_inner = row(grid, 0)
     g0, go, gc = row(grid, 1)
     x0, xo, xc = row(grid, 2)
@@ -240,6 +242,8 @@ def backward_channels_last(
     for index in prange(panels):
         panel = np.int64(index)
         dots_panel(dy, x, mean, g0, go, x0, xo, n_outer, abreast, n_columns, parts, panel, partial, sums)
+    for c in range(n_channels):
+        sums[GRAD_WEIGHT, c] = invstd[c] * sums[SUM_DY_XMU, c]
     table = np.empty(6 * row_size(x, n_channels), x.dtype)
     gradient_coefficients(x, mean, invstd, weight, sums, 0, n_channels, float(n_outer), table)
     cuts = row_cuts(n_outer, n_channels)

@@ -12,13 +12,13 @@ import numpy as np
 
 from .._compile import inner
 from .._geometry import SUM_DY, SUM_DY_XMU
+from .._scalar import INVERTED
 from .._scalar import affine as _affine
 from .._scalar import gradient as _gradient
 from .._scalar import invstd as _invstd
 from .intrinsics import fma, lanes, rounded, store, stream
 
 SPAN = 16384  # elements of one work item, 64 KB of float32
-INVERTED = -1.0  # no eps: invstd has been given, not the variance
 LONG = 8  # vectors from which on a run is worth bringing onto cache lines, and may be streamed
 
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 from .._compile_cuda import SIMULATED, i32, kernel
 from .._geometry import INVSTD, M2, MEAN, Geometry, Strides
+from .._scalar import INVERTED
 from . import fused_first, plan, pointwise_first, pointwise_last, reduce_first, reduce_last, rows, strided
-from .channels import INVERTED
 from .launch import launch
 from .operands import packets
 from .plan import Plan

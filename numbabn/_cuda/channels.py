@@ -12,8 +12,6 @@ from .._scalar import gradient as _gradient
 from .._scalar import invstd as _invstd
 from .packets import lane
 
-INVERTED = -1.0  # no eps: invstd has been given, not the variance
-
 affine, blend, gradient, invstd = inner(_affine), inner(_blend), inner(_gradient), inner(_invstd)
 
 

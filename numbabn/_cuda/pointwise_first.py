@@ -6,7 +6,8 @@ import numpy as np
 
 from .._compile_cuda import cuda, i32, kernel
 from .._geometry import SUM_DY, SUM_DY_XMU
-from .channels import INVERTED, invstd, put_affine, put_gradient
+from .._scalar import INVERTED
+from .channels import invstd, put_affine, put_gradient
 from .packets import load, splat
 from .pointwise import gradient_packets, normalize_packets
 from .walk import backwards, offset_of, planes, steps_of

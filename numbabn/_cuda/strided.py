@@ -9,7 +9,8 @@ import numpy as np
 
 from .._compile_cuda import cuda, i32, inner, kernel
 from .._geometry import SUM_DY, SUM_DY_XMU
-from .channels import INVERTED, invstd, moment_sums, put_affine, put_gradient, settle_dots, settle_moments
+from .._scalar import INVERTED
+from .channels import invstd, moment_sums, put_affine, put_gradient, settle_dots, settle_moments
 from .packets import lane, load, median, number, product, quotient, splat, store
 from .pointwise import slope
 from .sums import WARPS, across_team, is_last, merged, moments_across_team, put_pair, total
