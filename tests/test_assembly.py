@@ -22,7 +22,13 @@ PROCESSORS = {
     "x86-64-v4": ("zmm", "+avx,+avx2,+fma,+avx512f,+avx512bw,+avx512cd,+avx512dq,+avx512vl", ("avx512f", "avx512vl")),
 }
 STREAMING = ("normalize_channels_first", "normalize_channels_last", "backward_elemt_channels_first")
-SUMMING = ("moments_channels_first", "moments_channels_last", "backward_reduce_channels_first")
+SUMMING = (
+    "moments_long_channels_first",
+    "moments_short_channels_first",
+    "moments_channels_last",
+    "backward_reduce_long_channels_first",
+    "backward_reduce_short_channels_first",
+)
 CODE = f"""
 import json
 from numbabn import _compile, _cpu

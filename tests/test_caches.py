@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from numbabn._cpu.caches import last_level
+from numbabn._caches import last_level
 
 
 @pytest.mark.parametrize(

@@ -318,7 +318,7 @@ def test_a_kernel_that_raises_leaves_the_threads_alone(tmp_path: Path) -> None:
         from numbabn._cpu import reduce_first
         outside = np.array([[2, 3, 4], [4000, 12, 4]])
         try:
-            reduce_first.moments_channels_first.on(2, x)(x.reshape(-1), np.zeros((3, 3)), outside)
+            reduce_first.moments_long_channels_first.on(2, x)(x.reshape(-1), np.zeros((3, 3)), outside)
         except (IndexError, SystemError):  # what Numba makes of an exception in a parallel loop
             print("raised", asked, numba.get_num_threads())
     """

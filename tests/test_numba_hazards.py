@@ -76,7 +76,7 @@ def test_flags_that_the_cache_key_leaves_out_are_seen(tmp_path: Path) -> None:
         x, stats = np.arange(24.0), np.zeros((3, 3))
         try:
             grid = np.array([[2, 3, 4], [6, 12, 4]])  # begins at 6: the last quarter lies behind the array
-            reduce_first.moments_channels_first.on(1, x)(x, stats, grid)
+            reduce_first.moments_long_channels_first.on(1, x)(x, stats, grid)
         except IndexError:
             print("checked")
     """

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._compile import In, Out, OutRow, Row, Table, WideRow, threads_for
+from .._caches import last_level
+from .._compile import In, Out, OutRow, Row, Table, WideRow, kernel, threads_for
 from .._geometry import GRAD_WEIGHT, INVSTD, MEAN, SUM_DY_XMU, Geometry
 from .._scalar import INVERTED
-from . import fused, pointwise_first, pointwise_last, reduce_first, reduce_last, reduce_short
-from .caches import last_level
+from . import fused_first, fused_last, pointwise_first, pointwise_last, reduce_first, reduce_last, reduce_short, running
 
 # Bytes of all operands from which on no cache keeps a result for its reader, which is then written past them, unless an
 # input has just brought in its lines: the last-level cache, or less of one that many share. With 32 MB of it, streamed
@@ -22,14 +22,19 @@ from .caches import last_level
 # longer: it took 0.75 to 0.8 times as long with streamed stores from 25 MB of 32 on.
 _STREAM = min(last_level() or 32_000_000, 60_000_000)
 _STREAM_WHOLE = _STREAM * 3 // 4
+SHORT = 256  # elements of the longest plane that is short: 16x16
 _GROUP = 3_000_000  # bytes of a group of channels with short planes: L2 and a little more
 
 
 def moments(x: In, stats: Table, geometry: Geometry) -> None:
     """MEAN and M2 of x."""
-    last = geometry.channels_last
-    kernel = reduce_last.moments_channels_last if last else reduce_first.moments_channels_first
-    kernel.on(threads_for(geometry.size), x)(x, stats, geometry.grid)
+    which = _which(
+        geometry,
+        reduce_last.moments_channels_last,
+        reduce_first.moments_short_channels_first,
+        reduce_first.moments_long_channels_first,
+    )
+    which.on(threads_for(geometry.size), x)(x, stats, geometry.grid)
 
 
 def normalize(x: In, y: Out, mean: Row, invstd: Row, weight: Row, bias: Row, geometry: Geometry) -> None:
@@ -40,17 +45,20 @@ def normalize(x: In, y: Out, mean: Row, invstd: Row, weight: Row, bias: Row, geo
 def infer(x: In, y: Out, mean: Row, var: Row, weight: Row, bias: Row, geometry: Geometry, eps: float) -> None:
     """y from x and given statistics, the variance among them."""
     streamed = 2 * y.nbytes >= _STREAM and not np.may_share_memory(y, x)
-    kernel = (
-        pointwise_last.normalize_channels_last if geometry.channels_last else pointwise_first.normalize_channels_first
-    )
-    kernel.on(threads_for(geometry.size), x, mean)(x, y, mean, var, weight, bias, geometry.grid, eps, streamed)
+    last = geometry.channels_last
+    which = pointwise_last.normalize_channels_last if last else pointwise_first.normalize_channels_first
+    which.on(threads_for(geometry.size), x, mean)(x, y, mean, var, weight, bias, geometry.grid, eps, streamed)
 
 
 def backward_reduce(dy: In, x: In, mean: WideRow, invstd: WideRow, sums: Table, geometry: Geometry) -> None:
     """SUM_DY, SUM_DY_XMU and GRAD_WEIGHT of dy and x."""
-    last = geometry.channels_last
-    kernel = reduce_last.backward_reduce_channels_last if last else reduce_first.backward_reduce_channels_first
-    kernel.on(threads_for(geometry.size), x)(dy, x, mean, sums, geometry.grid)
+    which = _which(
+        geometry,
+        reduce_last.backward_reduce_channels_last,
+        reduce_first.backward_reduce_short_channels_first,
+        reduce_first.backward_reduce_long_channels_first,
+    )
+    which.on(threads_for(geometry.size), x)(dy, x, mean, sums, geometry.grid)
     np.multiply(invstd, sums[SUM_DY_XMU], out=sums[GRAD_WEIGHT])
 
 
@@ -68,8 +76,8 @@ def backward_elemt(
     """dx from dy, x and the two sums over `count` elements a channel."""
     last = geometry.channels_last
     streamed = 3 * dx.nbytes >= _STREAM and not (np.may_share_memory(dx, dy) or np.may_share_memory(dx, x))
-    kernel = pointwise_last.backward_elemt_channels_last if last else pointwise_first.backward_elemt_channels_first
-    run = kernel.on(threads_for(geometry.size), x)
+    which = pointwise_last.backward_elemt_channels_last if last else pointwise_first.backward_elemt_channels_first
+    run = which.on(threads_for(geometry.size), x)
     run(dy, x, dx, mean, invstd, weight, sums, geometry.grid, count, streamed)
 
 
@@ -97,17 +105,19 @@ def forward(
     streamed = 2 * y.nbytes >= _STREAM_WHOLE and not np.may_share_memory(y, x)
     given = x, y, weight, bias, running_mean, running_var, stats, geometry.grid, eps, momentum, ddof, streamed
     if geometry.channels_last:
-        fused.forward_channels_last.on(threads, x, weight)(*given, threads)
+        fused_last.forward_channels_last.on(threads, x, weight)(*given, threads)
+    elif geometry.n_inner <= SHORT:
+        fused_first.forward_short_channels_first.on(threads, x, weight)(*given)
     else:
-        fused.forward_channels_first.on(threads, x, weight)(*given)
+        fused_first.forward_long_channels_first.on(threads, x, weight)(*given)
 
 
 def finish(
     running_mean: OutRow, running_var: OutRow, stats: Table, count: float, eps: float, momentum: float, ddof: float
 ) -> None:
     """INVSTD and the new running statistics from MEAN and M2."""
-    kernel = fused.finish.on(1, running_mean)
-    kernel(running_mean, running_var, stats, count, eps, momentum, ddof)
+    run = running.finish.on(1, running_mean)
+    run(running_mean, running_var, stats, count, eps, momentum, ddof)
 
 
 def backward(
@@ -122,9 +132,18 @@ def backward(
     streamed = 3 * dx.nbytes >= _STREAM_WHOLE and not (np.may_share_memory(dx, dy) or np.may_share_memory(dx, x))
     given = dy, x, dx, mean, invstd, weight, sums, geometry.grid, streamed
     if geometry.channels_last:
-        fused.backward_channels_last.on(threads, x)(*given, threads)
+        fused_last.backward_channels_last.on(threads, x)(*given, threads)
+    elif geometry.n_inner <= SHORT:
+        fused_first.backward_short_channels_first.on(threads, x)(*given)
     else:
-        fused.backward_channels_first.on(threads, x)(*given)
+        fused_first.backward_long_channels_first.on(threads, x)(*given)
+
+
+def _which(geometry: Geometry, rows: kernel, short: kernel, long: kernel) -> kernel:
+    """The kernel for channels last, for planes that are short, and for all others."""
+    if geometry.channels_last:
+        return rows
+    return short if geometry.n_inner <= SHORT else long
 
 
 def _in_one_pass(x: In, geometry: Geometry, threads: int) -> bool:
@@ -135,4 +154,4 @@ def _in_one_pass(x: In, geometry: Geometry, threads: int) -> bool:
     """
     if threads > 1 and geometry.n_channels < 4 * threads:
         return False
-    return geometry.n_inner > reduce_short.SHORT or geometry.n_outer * x.itemsize * reduce_short.RUN <= _GROUP
+    return geometry.n_inner > SHORT or geometry.n_outer * x.itemsize * reduce_short.RUN <= _GROUP

@@ -139,8 +139,8 @@ def retaken_chunk(x, start, stride, n_inner, begin, end):
 
 
 @inner
-def part_moments(x, start, stride, n_outer, n_inner, part, parts):
-    """Count, mean and M2 of one part of a channel.
+def part_moments(x, start, stride, n_outer, n_inner, part, parts, partial, at):
+    """Count, mean and M2 of one part of a channel, to partial[at].
 
     One pass: the pivot of a chunk is the mean of the chunk before it, of the first elements in the beginning. Chunks
     for which that is not good enough are taken again. Means are merged as offsets from the first pivot: hundreds of
@@ -158,7 +158,9 @@ def part_moments(x, start, stride, n_outer, n_inner, part, parts):
             near, chunk_m2 = retaken_chunk(x, start, stride, n_inner, first, last)
         mean, m2 = merge(count, mean, m2, n, near - base, chunk_m2)
         count += n
-    return count, base + mean, m2
+    partial[at, 0] = count
+    partial[at, 1] = base + mean
+    partial[at, 2] = m2
 
 
 @inner
@@ -228,8 +230,8 @@ def chunk_dots(dy, x, mean, g_start, g_stride, x_start, x_stride, n_inner, begin
 
 
 @inner
-def part_dots(dy, x, mean, g_start, g_stride, x_start, x_stride, n_outer, n_inner, part, parts):
-    """Both sums over one part of a channel; the low part of the mean is taken off at the end."""
+def part_dots(dy, x, mean, g_start, g_stride, x_start, x_stride, n_outer, n_inner, part, parts, partial, at):
+    """Both sums over one part of a channel, to partial[at]; the low part of the mean is taken off at the end."""
     begin, end = part_range(n_outer * n_inner, CHUNK, part, parts)
     high = rounded(x, mean)
     s = t = 0.0
@@ -238,4 +240,5 @@ def part_dots(dy, x, mean, g_start, g_stride, x_start, x_stride, n_outer, n_inne
         a, b = chunk_dots(dy, x, high, g_start, g_stride, x_start, x_stride, n_inner, first, last)
         s += a
         t += b
-    return s, t - (mean - high) * s
+    partial[at, 0] = s
+    partial[at, 1] = t - (mean - high) * s

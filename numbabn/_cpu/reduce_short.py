@@ -12,7 +12,6 @@ from .intrinsics import cast, fma, hsum, lanes, load, load_part, prefetch, round
 from .partition import CHUNK, STRIP, merge, n_parts, part_range
 from .reduce_long import chunk_of_sums, retaken_chunk
 
-SHORT = 256  # elements of the longest plane that is short: 16x16
 PILOT = 4  # planes whose first elements give a part's first pivot: an eighth of a standard deviation off
 RUN = 1024  # elements that the planes of a group, side by side, have at least: 4 KB of float32
 
@@ -38,11 +37,6 @@ def planes_of_strip(x, n_inner):
 def short_parts(n_outer, n_inner):
     planes = planes_of_chunk(n_inner)
     return n_parts(n_outer * n_inner, (n_outer + planes - 1) // planes)
-
-
-@inner
-def is_short(n_inner):
-    return n_inner <= SHORT
 
 
 @inner

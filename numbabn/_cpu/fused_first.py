@@ -1,0 +1,206 @@
+"""Whole training passes over planes in one launch: what has been reduced is written while it is in cache.
+
+They call the pieces of the other modules in the same order as these modules' kernels do, so that fused or in
+steps makes no difference to a bit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .._compile import Grid, In, Out, OutRow, Row, Table, WideRow, inner, kernel, prange, row
+from .._geometry import GRAD_WEIGHT, INVSTD, M2, MEAN, SUM_DY_XMU
+from .._scalar import INVERTED
+from .partition import channel_parts
+from .pointwise import gradient_coefficients, invstd, normalize_coefficients, row_size
+from .pointwise_first import gradient_planes, normalize_planes
+from .reduce_first import store_dots, store_moments
+from .reduce_long import part_dots, part_moments
+from .reduce_short import narrow_size, short_dots, short_group, short_moments, short_parts, wide_size
+from .running import update_running
+
+GROUP = 1 << 16  # bytes of neighbouring channels that one work item takes, where a channel has less
+
+
+@inner
+def neighbours(count, itemsize):
+    """Channels of `count` elements that one work item takes: as many as stay in L2, so that they share cache lines."""
+    return GROUP // (count * itemsize)
+
+
+@inner
+def forward_group(x, y, weight, bias, means, invstds, stats, grid, eps, streamed, first, width, parts, partial, table):
+    """Statistics and y of `width` channels from `first` on, whose parts are in `partial`."""
+    n_outer, _, n_inner = row(grid, 0)
+    x0, xo, xc = row(grid, 1)
+    y0, yo, yc = row(grid, 2)
+    store_moments(x, x0, xo, xc, first, width, n_outer, n_inner, parts, partial, 0, stats)
+    for c in range(first, first + width):
+        invstds[c] = invstd(stats[M2, c] / float(n_outer * n_inner), eps)
+    normalize_coefficients(x, means, invstds, weight, bias, INVERTED, first, width, table)
+    normalize_planes(x, y, table, n_outer, width, n_inner, x0 + first * xc, xo, xc, y0 + first * yc, yo, yc, streamed)
+
+
+@kernel
+def forward_long_channels_first(
+    x: In,
+    y: Out,
+    weight: Row,
+    bias: Row,
+    running_mean: OutRow,
+    running_var: OutRow,
+    stats: Table,
+    grid: Grid,
+    eps: float,
+    momentum: float,
+    ddof: float,
+    streamed: bool,
+) -> None:
+    """Training forward; moves 2 elements' bytes an element where a channel fits in cache, else 3."""
+    n_outer, n_channels, n_inner = row(grid, 0)
+    x0, xo, xc = row(grid, 1)
+    count, parts = n_outer * n_inner, channel_parts(n_outer, n_inner)
+    group = max(1, neighbours(count, x.itemsize))
+    means, invstds = stats[MEAN], stats[INVSTD]
+    for index in prange((n_channels + group - 1) // group):
+        first = np.int64(index) * group
+        width = min(group, n_channels - first)
+        partial = np.empty((width * parts, 3))
+        for item in range(width * parts):
+            start = x0 + (first + item // parts) * xc
+            part_moments(x, start, xo, n_outer, n_inner, item % parts, parts, partial, item)
+        table = np.empty(3 * row_size(x, width), x.dtype)
+        forward_group(
+            x, y, weight, bias, means, invstds, stats, grid, eps, streamed, first, width, parts, partial, table
+        )
+    update_running(running_mean, running_var, means, stats[M2], float(count), momentum, ddof)
+
+
+@kernel
+def forward_short_channels_first(
+    x: In,
+    y: Out,
+    weight: Row,
+    bias: Row,
+    running_mean: OutRow,
+    running_var: OutRow,
+    stats: Table,
+    grid: Grid,
+    eps: float,
+    momentum: float,
+    ddof: float,
+    streamed: bool,
+) -> None:
+    """Training forward; moves 2 elements' bytes an element where a group of channels fits in cache, else 3."""
+    n_outer, n_channels, n_inner = row(grid, 0)
+    x0, xo, xc = row(grid, 1)
+    count, parts = n_outer * n_inner, short_parts(n_outer, n_inner)
+    group = max(short_group(n_channels, n_inner), neighbours(count, x.itemsize))
+    means, invstds = stats[MEAN], stats[INVSTD]
+    for index in prange((n_channels + group - 1) // group):
+        first = np.int64(index) * group
+        width = min(group, n_channels - first)
+        partial = np.empty((width * parts, 3))
+        narrow, wide = np.empty(narrow_size(x, width), x.dtype), np.empty(wide_size(x, width))
+        start = x0 + first * xc
+        for part in range(parts):
+            short_moments(x, start, xo, xc, width, n_outer, n_inner, part, parts, narrow, wide, partial, 0)
+        table = np.empty(3 * row_size(x, width), x.dtype)
+        forward_group(
+            x, y, weight, bias, means, invstds, stats, grid, eps, streamed, first, width, parts, partial, table
+        )
+    update_running(running_mean, running_var, means, stats[M2], float(count), momentum, ddof)
+
+
+@inner
+def backward_group(dy, x, dx, mean, invstd, weight, sums, grid, streamed, first, width, parts, partial, table):
+    """All sums and dx of `width` channels from `first` on, whose parts are in `partial`."""
+    n_outer, _, n_inner = row(grid, 0)
+    g0, go, gc = row(grid, 1)
+    x0, xo, xc = row(grid, 2)
+    d0, do, dc = row(grid, 3)
+    store_dots(first, width, parts, partial, 0, sums)
+    for c in range(first, first + width):
+        sums[GRAD_WEIGHT, c] = invstd[c] * sums[SUM_DY_XMU, c]
+    gradient_coefficients(x, mean, invstd, weight, sums, first, width, float(n_outer * n_inner), table)
+    g, k, m = g0 + first * gc, x0 + first * xc, d0 + first * dc
+    gradient_planes(dy, x, dx, table, n_outer, width, n_inner, g, go, gc, k, xo, xc, m, do, dc, streamed)
+
+
+@kernel
+def backward_long_channels_first(
+    dy: In,
+    x: In,
+    dx: Out,
+    mean: WideRow,
+    invstd: WideRow,
+    weight: WideRow,
+    sums: Table,
+    grid: Grid,
+    streamed: bool,
+) -> None:
+    """dx and the three sums; moves 3 elements' bytes an element where a channel fits in cache, else 5."""
+    n_outer, n_channels, n_inner = row(grid, 0)
+    g0, go, gc = row(grid, 1)
+    x0, xo, xc = row(grid, 2)
+    parts = channel_parts(n_outer, n_inner)
+    group = max(1, neighbours(n_outer * n_inner, 2 * x.itemsize))
+    for index in prange((n_channels + group - 1) // group):
+        first = np.int64(index) * group
+        width = min(group, n_channels - first)
+        partial = np.empty((width * parts, 2))
+        for item in range(width * parts):
+            c = first + item // parts
+            g, k, part = g0 + c * gc, x0 + c * xc, item % parts
+            part_dots(dy, x, mean[c], g, go, k, xo, n_outer, n_inner, part, parts, partial, item)
+        table = np.empty(6 * row_size(x, width), x.dtype)
+        backward_group(dy, x, dx, mean, invstd, weight, sums, grid, streamed, first, width, parts, partial, table)
+
+
+@kernel
+def backward_short_channels_first(
+    dy: In,
+    x: In,
+    dx: Out,
+    mean: WideRow,
+    invstd: WideRow,
+    weight: WideRow,
+    sums: Table,
+    grid: Grid,
+    streamed: bool,
+) -> None:
+    """dx and the three sums; moves 3 elements' bytes an element where a group of channels fits in cache, else 5."""
+    n_outer, n_channels, n_inner = row(grid, 0)
+    g0, go, gc = row(grid, 1)
+    x0, xo, xc = row(grid, 2)
+    parts = short_parts(n_outer, n_inner)
+    group = max(short_group(n_channels, n_inner), neighbours(n_outer * n_inner, 2 * x.itemsize))
+    for index in prange((n_channels + group - 1) // group):
+        first = np.int64(index) * group
+        width = min(group, n_channels - first)
+        partial = np.empty((width * parts, 2))
+        narrow, wide = np.empty(narrow_size(x, width), x.dtype), np.empty(wide_size(x, width))
+        for part in range(parts):
+            short_dots(
+                dy,
+                x,
+                mean,
+                first,
+                width,
+                g0,
+                go,
+                gc,
+                x0,
+                xo,
+                xc,
+                n_outer,
+                n_inner,
+                part,
+                parts,
+                narrow,
+                wide,
+                partial,
+                0,
+            )
+        table = np.empty(6 * row_size(x, width), x.dtype)
+        backward_group(dy, x, dx, mean, invstd, weight, sums, grid, streamed, first, width, parts, partial, table)

@@ -1,0 +1,104 @@
+"""Whole training passes over rows in one launch: a thread writes those first that it has read last.
+
+They call the pieces of the other modules in the same order as these modules' kernels do, so that fused or in
+steps makes no difference to a bit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .._compile import Grid, In, Out, OutRow, Row, Table, WideRow, inner, kernel, prange, row
+from .._geometry import GRAD_WEIGHT, INVSTD, M2, MEAN, SUM_DY_XMU
+from .._scalar import INVERTED
+from .pointwise import gradient_coefficients, invstd, normalize_coefficients, row_size
+from .pointwise_last import gradient_cut, normalize_cut, row_cuts
+from .reduce_last import PANEL, dots_item, dots_panel, moments_item, moments_panel, rows_plan
+from .running import update_running
+
+
+@inner
+def backwards(thread, threads, cuts):
+    """First and last cut, exclusive, that a thread takes of a second pass: what it has read last comes first."""
+    return cuts * (thread + 1) // threads - 1, cuts * thread // threads - 1
+
+
+@kernel
+def forward_channels_last(
+    x: In,
+    y: Out,
+    weight: Row,
+    bias: Row,
+    running_mean: OutRow,
+    running_var: OutRow,
+    stats: Table,
+    grid: Grid,
+    eps: float,
+    momentum: float,
+    ddof: float,
+    streamed: bool,
+    threads: int,
+) -> None:
+    """Training forward; moves 3 elements' bytes an element, less what a thread's second pass finds in its cache."""
+    n_outer, n_channels, n_inner = row(grid, 0)
+    x0, xo, xc = row(grid, 1)
+    y0, yo, yc = row(grid, 2)
+    abreast, n_rows, n_columns, parts, panels = rows_plan(n_outer, n_channels, xo != n_channels)
+    width = min(PANEL, n_columns)
+    partial = np.empty(panels * parts * 2 * width)
+    for index in prange(panels * parts):
+        sums = np.empty(4 * width, x.dtype)
+        moments_item(x, x0, xo * abreast, n_rows, n_columns, parts, np.int64(index), sums, partial)
+    for index in prange(panels):
+        moments_panel(x, x0, xo, n_outer, abreast, n_columns, parts, np.int64(index), partial, stats)
+    for c in range(n_channels):
+        stats[INVSTD, c] = invstd(stats[M2, c] / n_outer, eps)
+    table = np.empty(3 * row_size(x, n_channels), x.dtype)
+    normalize_coefficients(x, stats[MEAN], stats[INVSTD], weight, bias, INVERTED, 0, n_channels, table)
+    cuts = row_cuts(n_outer, n_channels)
+    for index in prange(threads):
+        first, last = backwards(np.int64(index), threads, cuts)
+        for cut in range(first, last, -1):
+            normalize_cut(x, y, table, x0, xo, y0, yo, n_outer, n_channels, cut, cuts, streamed)
+    update_running(running_mean, running_var, stats[MEAN], stats[M2], float(n_outer), momentum, ddof)
+
+
+@kernel
+def backward_channels_last(
+    dy: In,
+    x: In,
+    dx: Out,
+    mean: WideRow,
+    invstd: WideRow,
+    weight: WideRow,
+    sums: Table,
+    grid: Grid,
+    streamed: bool,
+    threads: int,
+) -> None:
+    """dx and the three sums; moves 5 elements' bytes an element, less what a second pass finds in a thread's cache."""
+    n_outer, n_channels, n_inner = row(grid, 0)
+    g0, go, gc = row(grid, 1)
+    x0, xo, xc = row(grid, 2)
+    d0, do, dc = row(grid, 3)
+    gaps = go != n_channels or xo != n_channels
+    abreast, n_rows, n_columns, parts, panels = rows_plan(n_outer, n_channels, gaps)
+    width = min(PANEL, n_columns)
+    partial = np.empty(panels * parts * 2 * width)
+    for index in prange(panels * parts):
+        scratch, item = np.empty(2 * width, x.dtype), np.int64(index)
+        dots_item(
+            dy, x, mean, g0, go * abreast, x0, xo * abreast, abreast, n_rows, n_columns, parts, item, scratch, partial
+        )
+    for index in prange(panels):
+        panel = np.int64(index)
+        dots_panel(dy, x, mean, g0, go, x0, xo, n_outer, abreast, n_columns, parts, panel, partial, sums)
+    for c in range(n_channels):
+        sums[GRAD_WEIGHT, c] = invstd[c] * sums[SUM_DY_XMU, c]
+    table = np.empty(6 * row_size(x, n_channels), x.dtype)
+    gradient_coefficients(x, mean, invstd, weight, sums, 0, n_channels, float(n_outer), table)
+    cuts = row_cuts(n_outer, n_channels)
+    for index in prange(threads):
+        first, last = backwards(np.int64(index), threads, cuts)
+        for cut in range(first, last, -1):
+            gradient_cut(dy, x, dx, table, g0, go, x0, xo, d0, do, n_outer, n_channels, cut, cuts, streamed)
