@@ -39,6 +39,7 @@ STOREYS = {
     "numbabn._recycle": 2,
     "numbabn._cpu": 1,  # and all in it
     "numbabn._cuda": 1,
+    "numbabn._caches": 0,
     "numbabn._compile": 0,
     "numbabn._compile_cuda": 0,
     "numbabn._config": 0,
