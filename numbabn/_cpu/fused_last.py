@@ -11,9 +11,9 @@ import numpy as np
 from .._compile import Grid, In, Out, OutRow, Row, Table, WideRow, inner, kernel, prange, row
 from .._geometry import GRAD_WEIGHT, INVSTD, M2, MEAN, SUM_DY_XMU
 from .._scalar import INVERTED
-from .pointwise import gradient_coefficients, invstd, normalize_coefficients, row_size
+from .pointwise import invstd, put_affines, put_gradients, repeat, row_size
 from .pointwise_last import gradient_cut, normalize_cut, row_cuts
-from .reduce_last import PANEL, dots_item, dots_panel, moments_item, moments_panel, rows_plan
+from .reduce_last import PANEL, channels_of_panel, dots_item, dots_panel, moments_item, moments_panel, rows_plan
 from .running import update_running
 
 
@@ -49,18 +49,23 @@ def forward_channels_last(
     for index in prange(panels * parts):
         sums = np.empty(4 * width, x.dtype)
         moments_item(x, x0, xo * abreast, n_rows, n_columns, parts, np.int64(index), sums, partial)
+    means, invstds = stats[MEAN], stats[INVSTD]
+    size = row_size(x, n_channels)
+    table = np.empty(3 * size, x.dtype)
     for index in prange(panels):
-        moments_panel(x, x0, xo, n_outer, abreast, n_columns, parts, np.int64(index), partial, stats)
-    for c in range(n_channels):
-        stats[INVSTD, c] = invstd(stats[M2, c] / n_outer, eps)
-    table = np.empty(3 * row_size(x, n_channels), x.dtype)
-    normalize_coefficients(x, stats[MEAN], stats[INVSTD], weight, bias, INVERTED, 0, n_channels, table)
+        panel = np.int64(index)
+        moments_panel(x, x0, xo, n_outer, abreast, n_columns, parts, panel, partial, stats)
+        first, channels = channels_of_panel(panel, panels, n_columns, abreast)
+        for c in range(first, first + channels):
+            invstds[c] = invstd(stats[M2, c] / n_outer, eps)
+        put_affines(x, means, invstds, weight, bias, INVERTED, first, channels, table, first, size)
+    repeat(table, n_channels, size, 3)
     cuts = row_cuts(n_outer, n_channels)
     for index in prange(threads):
         first, last = backwards(np.int64(index), threads, cuts)
         for cut in range(first, last, -1):
             normalize_cut(x, y, table, x0, xo, y0, yo, n_outer, n_channels, cut, cuts, streamed)
-    update_running(running_mean, running_var, stats[MEAN], stats[M2], float(n_outer), momentum, ddof)
+    update_running(running_mean, running_var, means, stats[M2], float(n_outer), momentum, ddof)
 
 
 @kernel
@@ -85,6 +90,8 @@ def backward_channels_last(
     abreast, n_rows, n_columns, parts, panels = rows_plan(n_outer, n_channels, gaps)
     width = min(PANEL, n_columns)
     partial = np.empty(panels * parts * 2 * width)
+    size = row_size(x, n_channels)
+    table = np.empty(6 * size, x.dtype)
     for index in prange(panels * parts):
         scratch, item = np.empty(2 * width, x.dtype), np.int64(index)
         dots_item(
@@ -93,10 +100,11 @@ def backward_channels_last(
     for index in prange(panels):
         panel = np.int64(index)
         dots_panel(dy, x, mean, g0, go, x0, xo, n_outer, abreast, n_columns, parts, panel, partial, sums)
-    for c in range(n_channels):
-        sums[GRAD_WEIGHT, c] = invstd[c] * sums[SUM_DY_XMU, c]
-    table = np.empty(6 * row_size(x, n_channels), x.dtype)
-    gradient_coefficients(x, mean, invstd, weight, sums, 0, n_channels, float(n_outer), table)
+        first, channels = channels_of_panel(panel, panels, n_columns, abreast)
+        for c in range(first, first + channels):
+            sums[GRAD_WEIGHT, c] = invstd[c] * sums[SUM_DY_XMU, c]
+        put_gradients(x, mean, invstd, weight, sums, first, channels, float(n_outer), table, first, size)
+    repeat(table, n_channels, size, 6)
     cuts = row_cuts(n_outer, n_channels)
     for index in prange(threads):
         first, last = backwards(np.int64(index), threads, cuts)

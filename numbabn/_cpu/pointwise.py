@@ -59,32 +59,44 @@ def repeat(table, width, size, rows):
 
 
 @inner
-def normalize_coefficients(x, mean, var, weight, bias, eps, c0, width, table):
-    """High, a and b of `width` channels from c0 on, to the three rows of `table`."""
-    size = row_size(x, width)
+def put_affines(x, mean, var, weight, bias, eps, c0, width, table, at, size):
+    """High, a and b of `width` channels from c0 on, to the three rows of `table`, `size` long, from column `at` on."""
     for c in range(width):
         v = np.float64(var[c0 + c])
         r = v if eps == INVERTED else invstd(v, eps)
         h, a, b = affine(x, np.float64(mean[c0 + c]), r, np.float64(weight[c0 + c]), np.float64(bias[c0 + c]))
-        table[c] = h
-        table[size + c] = a
-        table[2 * size + c] = b
+        table[at + c] = h
+        table[at + size + c] = a
+        table[at + 2 * size + c] = b
+
+
+@inner
+def normalize_coefficients(x, mean, var, weight, bias, eps, c0, width, table):
+    """High, a and b of `width` channels from c0 on, to the three rows of `table`."""
+    size = row_size(x, width)
+    put_affines(x, mean, var, weight, bias, eps, c0, width, table, 0, size)
     repeat(table, width, size, 3)
+
+
+@inner
+def put_gradients(x, mean, invstd, weight, sums, c0, width, count, table, at, size):
+    """High means of x and dy, r, a, b and d of channels, to the six rows of `table`; arguments as in `put_affines`."""
+    for c in range(width):
+        i = c0 + c
+        h, gh, r, a, b, d = gradient(x, mean[i], invstd[i], weight[i], sums[SUM_DY, i], sums[SUM_DY_XMU, i], count)
+        table[at + c] = h
+        table[at + size + c] = gh
+        table[at + 2 * size + c] = r
+        table[at + 3 * size + c] = a
+        table[at + 4 * size + c] = b
+        table[at + 5 * size + c] = d
 
 
 @inner
 def gradient_coefficients(x, mean, invstd, weight, sums, c0, width, count, table):
     """High means of x and dy, r, a, b and d of `width` channels from c0 on, to the six rows of `table`."""
     size = row_size(x, width)
-    for c in range(width):
-        i = c0 + c
-        h, gh, r, a, b, d = gradient(x, mean[i], invstd[i], weight[i], sums[SUM_DY, i], sums[SUM_DY_XMU, i], count)
-        table[c] = h
-        table[size + c] = gh
-        table[2 * size + c] = r
-        table[3 * size + c] = a
-        table[4 * size + c] = b
-        table[5 * size + c] = d
+    put_gradients(x, mean, invstd, weight, sums, c0, width, count, table, 0, size)
     repeat(table, width, size, 6)
 
 

@@ -43,6 +43,13 @@ def panel_of(item, panels, n_columns):
 
 
 @inner
+def channels_of_panel(panel, panels, n_columns, abreast):
+    """First channel of a panel, and how many it has."""
+    _, c0, width = panel_of(panel, panels, n_columns)
+    return c0, width // abreast
+
+
+@inner
 def merge_rows(partial, at, ahead, width, n_rows, parts):
     """Merge mean and M2 of all parts of `width` columns, each `ahead` further than the one before, in their order."""
     zero = splat(partial, 0.0)
