@@ -1,6 +1,7 @@
 """What each element meets: y from x, dx from dy and x, by coefficients of its channel.
 
-In place is as good as out of place: a vector is read, then written.
+In place is as good as out of place: a vector is read, then written. No two vectors may overlap: Numba tells LLVM that
+the arrays of a parallel loop are apart, and a vector that is to be read early may then be read after it is written.
 
 The mean is split into a part that the array's dtype holds and a rest: x - high is exact where x is near the mean, and
 the rest goes into the constant. So data far from zero keeps all its digits at no cost.
