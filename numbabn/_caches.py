@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_FOLDER = Path("/sys/devices/system/cpu/cpu0/cache")  # Linux: a folder for each cache, index0 and so on
+_FOLDER = Path("/sys/devices/system/cpu/cpu0/cache")  # Linux: a folder for each cache
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 def last_level(folder: Path = _FOLDER) -> int | None:
-    """Bytes of the largest cache of the first processor; None where the system does not tell."""
+    """Bytes of the first processor's cache of the highest level, the third at least; None where the system hides it."""
     try:
-        sizes = [path.read_text(encoding="ascii").strip() for path in folder.glob("index*/size")]
-        return max((int(size[:-1]) * _UNITS[size[-1]] for size in sizes), default=None)
-    except (OSError, ValueError, KeyError, IndexError):
+        caches = folder.glob("index*")
+        sizes = {int((cache / "level").read_text()): (cache / "size").read_text().strip() for cache in caches}
+        level = max(sizes)
+        return int(sizes[level][:-1]) * _UNITS[sizes[level][-1]] if level > 2 else None
+    except (OSError, ValueError, LookupError):
         return None

@@ -12,20 +12,24 @@ from numbabn._caches import last_level
 @pytest.mark.parametrize(
     ("sizes", "expected"),
     [
-        (["32K", "1024K", "32M"], 32 << 20),
-        (["48K", "2048K", "266240K"], 266240 << 10),
-        (["1G"], 1 << 30),
-        ([], None),
-        (["32K", "unknown"], None),
-        (["", "32M"], None),
+        ({1: "32K", 2: "1024K", 3: "32M"}, 32 << 20),
+        ({1: "48K", 2: "2048K", 3: "266240K"}, 266240 << 10),
+        ({3: "8M", 4: "1G"}, 1 << 30),
+        ({1: "64K", 2: "4096K"}, None),
+        ({}, None),
+        ({1: "32K", 3: "unknown"}, None),
+        ({2: "1M", 3: ""}, None),
     ],
 )
-def test_the_last_level_is_the_largest(sizes: list[str], expected: int | None, tmp_path: Path) -> None:
-    for k, size in enumerate(sizes):
-        (tmp_path / f"index{k}").mkdir()
-        (tmp_path / f"index{k}" / "size").write_text(size + "\n")
+def test_the_last_level_is_the_third_or_beyond(sizes: dict[int, str], expected: int | None, tmp_path: Path) -> None:
+    for level, size in sizes.items():
+        (tmp_path / f"index{level}").mkdir()
+        (tmp_path / f"index{level}" / "level").write_text(f"{level}\n")
+        (tmp_path / f"index{level}" / "size").write_text(size + "\n")
     assert last_level(tmp_path) == expected
 
 
 def test_a_system_that_tells_nothing(tmp_path: Path) -> None:
     assert last_level(tmp_path / "missing") is None
+    (tmp_path / "index3").mkdir()
+    assert last_level(tmp_path) is None
