@@ -11,9 +11,18 @@ import numpy as np
 
 from .._caches import last_level
 from .._compile import In, Out, OutRow, Row, Table, WideRow, kernel, threads_for
-from .._geometry import GRAD_WEIGHT, INVSTD, MEAN, SUM_DY_XMU, Geometry
+from .._geometry import INVSTD, MEAN, Geometry
 from .._scalar import INVERTED
-from . import fused_first, fused_last, pointwise_first, pointwise_last, reduce_first, reduce_last, reduce_short, running
+from . import (
+    channels,
+    fused_first,
+    fused_last,
+    pointwise_first,
+    pointwise_last,
+    reduce_first,
+    reduce_last,
+    reduce_short,
+)
 
 # Bytes of all operands from which on no cache keeps a result for its reader, which is then written past them, unless an
 # input has just brought in its lines: the last-level cache, or less of one that many share. With 32 MB of it, streamed
@@ -22,18 +31,18 @@ from . import fused_first, fused_last, pointwise_first, pointwise_last, reduce_f
 # longer: it took 0.75 to 0.8 times as long with streamed stores from 25 MB of 32 on.
 _STREAM = min(last_level() or 32_000_000, 60_000_000)
 _STREAM_WHOLE = _STREAM * 3 // 4
-SHORT = 256  # elements of the longest plane that is short: 16x16
+_SHORT = 256  # elements of the longest plane that is short: 16x16
 _GROUP = 3_000_000  # bytes of a group of channels with short planes: L2 and a little more
 
 
 def moments(x: In, stats: Table, geometry: Geometry) -> None:
     """MEAN and M2 of x."""
-    which = _which(
-        geometry,
-        reduce_last.moments_channels_last,
-        reduce_first.moments_short_channels_first,
-        reduce_first.moments_long_channels_first,
-    )
+    if geometry.channels_last:
+        which = reduce_last.moments_channels_last
+    else:
+        which = _by_planes(
+            geometry, reduce_first.moments_short_channels_first, reduce_first.moments_long_channels_first
+        )
     which.on(threads_for(geometry.size), x)(x, stats, geometry.grid)
 
 
@@ -52,14 +61,15 @@ def infer(x: In, y: Out, mean: Row, var: Row, weight: Row, bias: Row, geometry: 
 
 def backward_reduce(dy: In, x: In, mean: WideRow, invstd: WideRow, sums: Table, geometry: Geometry) -> None:
     """SUM_DY, SUM_DY_XMU and GRAD_WEIGHT of dy and x."""
-    which = _which(
-        geometry,
-        reduce_last.backward_reduce_channels_last,
-        reduce_first.backward_reduce_short_channels_first,
-        reduce_first.backward_reduce_long_channels_first,
-    )
-    which.on(threads_for(geometry.size), x)(dy, x, mean, sums, geometry.grid)
-    np.multiply(invstd, sums[SUM_DY_XMU], out=sums[GRAD_WEIGHT])
+    if geometry.channels_last:
+        which = reduce_last.backward_reduce_channels_last
+    else:
+        which = _by_planes(
+            geometry,
+            reduce_first.backward_reduce_short_channels_first,
+            reduce_first.backward_reduce_long_channels_first,
+        )
+    which.on(threads_for(geometry.size), x)(dy, x, mean, invstd, sums, geometry.grid)
 
 
 def backward_elemt(
@@ -106,17 +116,16 @@ def forward(
     given = x, y, weight, bias, running_mean, running_var, stats, geometry.grid, eps, momentum, ddof, streamed
     if geometry.channels_last:
         fused_last.forward_channels_last.on(threads, x, weight)(*given, threads)
-    elif geometry.n_inner <= SHORT:
-        fused_first.forward_short_channels_first.on(threads, x, weight)(*given)
     else:
-        fused_first.forward_long_channels_first.on(threads, x, weight)(*given)
+        which = _by_planes(geometry, fused_first.forward_short_channels_first, fused_first.forward_long_channels_first)
+        which.on(threads, x, weight)(*given)
 
 
 def finish(
     running_mean: OutRow, running_var: OutRow, stats: Table, count: float, eps: float, momentum: float, ddof: float
 ) -> None:
     """INVSTD and the new running statistics from MEAN and M2."""
-    run = running.finish.on(1, running_mean)
+    run = channels.finish.on(1, running_mean)
     run(running_mean, running_var, stats, count, eps, momentum, ddof)
 
 
@@ -133,17 +142,16 @@ def backward(
     given = dy, x, dx, mean, invstd, weight, sums, geometry.grid, streamed
     if geometry.channels_last:
         fused_last.backward_channels_last.on(threads, x)(*given, threads)
-    elif geometry.n_inner <= SHORT:
-        fused_first.backward_short_channels_first.on(threads, x)(*given)
     else:
-        fused_first.backward_long_channels_first.on(threads, x)(*given)
+        which = _by_planes(
+            geometry, fused_first.backward_short_channels_first, fused_first.backward_long_channels_first
+        )
+        which.on(threads, x)(*given)
 
 
-def _which(geometry: Geometry, rows: kernel, short: kernel, long: kernel) -> kernel:
-    """The kernel for channels last, for planes that are short, and for all others."""
-    if geometry.channels_last:
-        return rows
-    return short if geometry.n_inner <= SHORT else long
+def _by_planes(geometry: Geometry, short: kernel, long: kernel) -> kernel:
+    """The kernel for planes that are short, or the one for all others."""
+    return short if geometry.n_inner <= _SHORT else long
 
 
 def _in_one_pass(x: In, geometry: Geometry, threads: int) -> bool:
@@ -154,4 +162,4 @@ def _in_one_pass(x: In, geometry: Geometry, threads: int) -> bool:
     """
     if threads > 1 and geometry.n_channels < 4 * threads:
         return False
-    return geometry.n_inner > SHORT or geometry.n_outer * x.itemsize * reduce_short.RUN <= _GROUP
+    return geometry.n_inner > _SHORT or geometry.n_outer * x.itemsize * reduce_short.RUN <= _GROUP

@@ -9,15 +9,14 @@ from __future__ import annotations
 import numpy as np
 
 from .._compile import Grid, In, Out, OutRow, Row, Table, WideRow, inner, kernel, prange, row
-from .._geometry import GRAD_WEIGHT, INVSTD, M2, MEAN, SUM_DY_XMU
+from .._geometry import INVSTD, M2, MEAN
 from .._scalar import INVERTED
+from .channels import gradient_coefficients, normalize_coefficients, put_invstds, row_size, update_running
 from .partition import channel_parts
-from .pointwise import gradient_coefficients, invstd, normalize_coefficients, row_size
 from .pointwise_first import gradient_planes, normalize_planes
 from .reduce_first import store_dots, store_moments
 from .reduce_long import part_dots, part_moments
 from .reduce_short import narrow_size, short_dots, short_group, short_moments, short_parts, wide_size
-from .running import update_running
 
 GROUP = 1 << 16  # bytes of neighbouring channels that one work item takes, where a channel has less
 
@@ -34,9 +33,8 @@ def forward_group(x, y, weight, bias, means, invstds, stats, grid, eps, streamed
     n_outer, _, n_inner = row(grid, 0)
     x0, xo, xc = row(grid, 1)
     y0, yo, yc = row(grid, 2)
-    store_moments(x, x0, xo, xc, first, width, n_outer, n_inner, parts, partial, 0, stats)
-    for c in range(first, first + width):
-        invstds[c] = invstd(stats[M2, c] / float(n_outer * n_inner), eps)
+    store_moments(x, grid, first, width, parts, partial, 0, stats)
+    put_invstds(stats, first, width, float(n_outer * n_inner), eps)
     normalize_coefficients(x, means, invstds, weight, bias, INVERTED, first, width, table)
     normalize_planes(x, y, table, n_outer, width, n_inner, x0 + first * xc, xo, xc, y0 + first * yc, yo, yc, streamed)
 
@@ -93,7 +91,6 @@ def forward_short_channels_first(
 ) -> None:
     """Training forward; moves 2 elements' bytes an element where a group of channels fits in cache, else 3."""
     n_outer, n_channels, n_inner = row(grid, 0)
-    x0, xo, xc = row(grid, 1)
     count, parts = n_outer * n_inner, short_parts(n_outer, n_inner)
     group = max(short_group(n_channels, n_inner), neighbours(count, x.itemsize))
     means, invstds = stats[MEAN], stats[INVSTD]
@@ -102,9 +99,8 @@ def forward_short_channels_first(
         width = min(group, n_channels - first)
         partial = np.empty((width * parts, 3))
         narrow, wide = np.empty(narrow_size(x, width), x.dtype), np.empty(wide_size(x, width))
-        start = x0 + first * xc
         for part in range(parts):
-            short_moments(x, start, xo, xc, width, n_outer, n_inner, part, parts, narrow, wide, partial, 0)
+            short_moments(x, grid, first, width, part, parts, narrow, wide, partial, 0)
         table = np.empty(3 * row_size(x, width), x.dtype)
         forward_group(
             x, y, weight, bias, means, invstds, stats, grid, eps, streamed, first, width, parts, partial, table
@@ -119,9 +115,7 @@ def backward_group(dy, x, dx, mean, invstd, weight, sums, grid, streamed, first,
     g0, go, gc = row(grid, 1)
     x0, xo, xc = row(grid, 2)
     d0, do, dc = row(grid, 3)
-    store_dots(first, width, parts, partial, 0, sums)
-    for c in range(first, first + width):
-        sums[GRAD_WEIGHT, c] = invstd[c] * sums[SUM_DY_XMU, c]
+    store_dots(invstd, first, width, parts, partial, 0, sums)
     gradient_coefficients(x, mean, invstd, weight, sums, first, width, float(n_outer * n_inner), table)
     g, k, m = g0 + first * gc, x0 + first * xc, d0 + first * dc
     gradient_planes(dy, x, dx, table, n_outer, width, n_inner, g, go, gc, k, xo, xc, m, do, dc, streamed)
@@ -171,8 +165,6 @@ def backward_short_channels_first(
 ) -> None:
     """dx and the three sums; moves 3 elements' bytes an element where a group of channels fits in cache, else 5."""
     n_outer, n_channels, n_inner = row(grid, 0)
-    g0, go, gc = row(grid, 1)
-    x0, xo, xc = row(grid, 2)
     parts = short_parts(n_outer, n_inner)
     group = max(short_group(n_channels, n_inner), neighbours(n_outer * n_inner, 2 * x.itemsize))
     for index in prange((n_channels + group - 1) // group):
@@ -181,26 +173,6 @@ def backward_short_channels_first(
         partial = np.empty((width * parts, 2))
         narrow, wide = np.empty(narrow_size(x, width), x.dtype), np.empty(wide_size(x, width))
         for part in range(parts):
-            short_dots(
-                dy,
-                x,
-                mean,
-                first,
-                width,
-                g0,
-                go,
-                gc,
-                x0,
-                xo,
-                xc,
-                n_outer,
-                n_inner,
-                part,
-                parts,
-                narrow,
-                wide,
-                partial,
-                0,
-            )
+            short_dots(dy, x, mean, grid, first, width, part, parts, narrow, wide, partial, 0)
         table = np.empty(6 * row_size(x, width), x.dtype)
         backward_group(dy, x, dx, mean, invstd, weight, sums, grid, streamed, first, width, parts, partial, table)

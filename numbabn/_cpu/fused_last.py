@@ -9,12 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from .._compile import Grid, In, Out, OutRow, Row, Table, WideRow, inner, kernel, prange, row
-from .._geometry import GRAD_WEIGHT, INVSTD, M2, MEAN, SUM_DY_XMU
+from .._geometry import INVSTD, M2, MEAN
 from .._scalar import INVERTED
-from .pointwise import invstd, put_affines, put_gradients, repeat, row_size
+from .channels import put_affines, put_gradients, put_invstds, repeat, row_size, update_running
 from .pointwise_last import gradient_cut, normalize_cut, row_cuts
 from .reduce_last import PANEL, channels_of_panel, dots_item, dots_panel, moments_item, moments_panel, rows_plan
-from .running import update_running
 
 
 @inner
@@ -56,8 +55,7 @@ def forward_channels_last(
         panel = np.int64(index)
         moments_panel(x, x0, xo, n_outer, abreast, n_columns, parts, panel, partial, stats)
         first, channels = channels_of_panel(panel, panels, n_columns, abreast)
-        for c in range(first, first + channels):
-            invstds[c] = invstd(stats[M2, c] / n_outer, eps)
+        put_invstds(stats, first, channels, float(n_outer), eps)
         put_affines(x, means, invstds, weight, bias, INVERTED, first, channels, table, first, size)
     repeat(table, n_channels, size, 3)
     cuts = row_cuts(n_outer, n_channels)
@@ -99,10 +97,8 @@ def backward_channels_last(
         )
     for index in prange(panels):
         panel = np.int64(index)
-        dots_panel(dy, x, mean, g0, go, x0, xo, n_outer, abreast, n_columns, parts, panel, partial, sums)
+        dots_panel(dy, x, mean, invstd, g0, go, x0, xo, n_outer, abreast, n_columns, parts, panel, partial, sums)
         first, channels = channels_of_panel(panel, panels, n_columns, abreast)
-        for c in range(first, first + channels):
-            sums[GRAD_WEIGHT, c] = invstd[c] * sums[SUM_DY_XMU, c]
         put_gradients(x, mean, invstd, weight, sums, first, channels, float(n_outer), table, first, size)
     repeat(table, n_channels, size, 6)
     cuts = row_cuts(n_outer, n_channels)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from .._compile import Grid, In, Out, Row, Table, WideRow, inner, kernel, prange, row
+from .channels import gradient_coefficients, normalize_coefficients, row_size
 from .intrinsics import fence, fma, lanes, load, load_part, splat, store_part, until_aligned
-from .pointwise import SPAN, gradient_coefficients, normalize_coefficients, put, row_size, slope
+from .pointwise import SPAN, put, slope
 
 
 @inner

@@ -11,6 +11,7 @@ import numpy as np
 
 from .._compile import Grid, In, Table, WideRow, inner, kernel, prange, row
 from .._geometry import M2, MEAN, SUM_DY, SUM_DY_XMU
+from .channels import put_grad_weights
 from .partition import channel_parts, merge
 from .reduce_long import part_dots, part_moments, plain_mean
 from .reduce_short import narrow_size, short_dots, short_group, short_moments, short_parts, wide_size
@@ -27,16 +28,18 @@ def merge_parts(x, start, xo, n_outer, n_inner, parts, partial, at):
 
 
 @inner
-def store_moments(x, x0, xo, xc, first, width, n_outer, n_inner, parts, partial, at, stats):
+def store_moments(x, grid, first, width, parts, partial, at, stats):
     """MEAN and M2 of `width` channels from `first` on from their parts at partial[at:]."""
+    n_outer, _, n_inner = row(grid, 0)
+    x0, xo, xc = row(grid, 1)
     for c in range(first, first + width):
         k = at + (c - first) * parts
         stats[MEAN, c], stats[M2, c] = merge_parts(x, x0 + c * xc, xo, n_outer, n_inner, parts, partial, k)
 
 
 @inner
-def store_dots(first, width, parts, partial, at, sums):
-    """SUM_DY and SUM_DY_XMU of `width` channels from `first` on from their parts at partial[at:], in their order."""
+def store_dots(invstd, first, width, parts, partial, at, sums):
+    """All sums of `width` channels from `first` on from their parts at partial[at:], in their order."""
     for c in range(first, first + width):
         s = t = 0.0
         for item in range(at + (c - first) * parts, at + (c - first + 1) * parts):
@@ -44,6 +47,7 @@ def store_dots(first, width, parts, partial, at, sums):
             t += partial[item, 1]
         sums[SUM_DY, c] = s
         sums[SUM_DY_XMU, c] = t
+    put_grad_weights(sums, invstd, first, width)
 
 
 @kernel
@@ -58,16 +62,15 @@ def moments_long_channels_first(x: In, stats: Table, grid: Grid) -> None:
         c = item // parts
         part_moments(x, x0 + c * xc, xo, n_outer, n_inner, item % parts, parts, partial, item)
         if parts == 1:
-            store_moments(x, x0, xo, xc, c, 1, n_outer, n_inner, parts, partial, c, stats)
+            store_moments(x, grid, c, 1, parts, partial, c, stats)
     if parts > 1:
-        store_moments(x, x0, xo, xc, 0, n_channels, n_outer, n_inner, parts, partial, 0, stats)
+        store_moments(x, grid, 0, n_channels, parts, partial, 0, stats)
 
 
 @kernel
 def moments_short_channels_first(x: In, stats: Table, grid: Grid) -> None:
     """Mean and M2 of each channel; reads 1 element's bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
-    x0, xo, xc = row(grid, 1)
     group, parts = short_group(n_channels, n_inner), short_parts(n_outer, n_inner)
     partial = np.empty((n_channels * parts, 3))
     for index in prange((n_channels + group - 1) // group * parts):
@@ -75,17 +78,16 @@ def moments_short_channels_first(x: In, stats: Table, grid: Grid) -> None:
         first = item // parts * group
         width = min(group, n_channels - first)
         narrow, wide = np.empty(narrow_size(x, width), x.dtype), np.empty(wide_size(x, width))
-        start, part, at = x0 + first * xc, item % parts, first * parts
-        short_moments(x, start, xo, xc, width, n_outer, n_inner, part, parts, narrow, wide, partial, at)
+        short_moments(x, grid, first, width, item % parts, parts, narrow, wide, partial, first * parts)
         if parts == 1:
-            store_moments(x, x0, xo, xc, first, width, n_outer, n_inner, parts, partial, first, stats)
+            store_moments(x, grid, first, width, parts, partial, first, stats)
     if parts > 1:
-        store_moments(x, x0, xo, xc, 0, n_channels, n_outer, n_inner, parts, partial, 0, stats)
+        store_moments(x, grid, 0, n_channels, parts, partial, 0, stats)
 
 
 @kernel
-def backward_reduce_long_channels_first(dy: In, x: In, mean: WideRow, sums: Table, grid: Grid) -> None:
-    """Sums of dy and dy * (x - mean) of each channel; reads 2 elements' bytes an element."""
+def backward_reduce_long_channels_first(dy: In, x: In, mean: WideRow, invstd: WideRow, sums: Table, grid: Grid) -> None:
+    """The three sums of each channel; reads 2 elements' bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
     g0, go, gc = row(grid, 1)
     x0, xo, xc = row(grid, 2)
@@ -96,15 +98,15 @@ def backward_reduce_long_channels_first(dy: In, x: In, mean: WideRow, sums: Tabl
         c = item // parts
         g, k, part = g0 + c * gc, x0 + c * xc, item % parts
         part_dots(dy, x, mean[c], g, go, k, xo, n_outer, n_inner, part, parts, partial, item)
-    store_dots(0, n_channels, parts, partial, 0, sums)
+    store_dots(invstd, 0, n_channels, parts, partial, 0, sums)
 
 
 @kernel
-def backward_reduce_short_channels_first(dy: In, x: In, mean: WideRow, sums: Table, grid: Grid) -> None:
-    """Sums of dy and dy * (x - mean) of each channel; reads 2 elements' bytes an element."""
+def backward_reduce_short_channels_first(
+    dy: In, x: In, mean: WideRow, invstd: WideRow, sums: Table, grid: Grid
+) -> None:
+    """The three sums of each channel; reads 2 elements' bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
-    g0, go, gc = row(grid, 1)
-    x0, xo, xc = row(grid, 2)
     group, parts = short_group(n_channels, n_inner), short_parts(n_outer, n_inner)
     partial = np.empty((n_channels * parts, 2))
     for index in prange((n_channels + group - 1) // group * parts):
@@ -112,8 +114,5 @@ def backward_reduce_short_channels_first(dy: In, x: In, mean: WideRow, sums: Tab
         first = item // parts * group
         width = min(group, n_channels - first)
         narrow, wide = np.empty(narrow_size(x, width), x.dtype), np.empty(wide_size(x, width))
-        part, at = item % parts, first * parts
-        short_dots(
-            dy, x, mean, first, width, g0, go, gc, x0, xo, xc, n_outer, n_inner, part, parts, narrow, wide, partial, at
-        )
-    store_dots(0, n_channels, parts, partial, 0, sums)
+        short_dots(dy, x, mean, grid, first, width, item % parts, parts, narrow, wide, partial, first * parts)
+    store_dots(invstd, 0, n_channels, parts, partial, 0, sums)

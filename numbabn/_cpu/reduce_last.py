@@ -12,6 +12,7 @@ import numpy as np
 
 from .._compile import Grid, In, Table, WideRow, inner, kernel, prange, row
 from .._geometry import M2, MEAN, SUM_DY, SUM_DY_XMU
+from .channels import put_grad_weights
 from .intrinsics import lanes, load_part, splat
 from .partition import ROWS, merge, part_range, row_parts
 from .reduce_rows import add_moments, rows_dots, rows_moments
@@ -159,17 +160,18 @@ def dots_item(dy, x, mean, g0, go, x0, xo, abreast, n_rows, n_columns, parts, it
 
 
 @inner
-def dots_panel(dy, x, mean, g0, go, x0, xo, n_outer, abreast, n_columns, parts, panel, partial, sums):
-    """SUM_DY and SUM_DY_XMU of a panel's channels from its parts."""
+def dots_panel(dy, x, mean, invstd, g0, go, x0, xo, n_outer, abreast, n_columns, parts, panel, partial, sums):
+    """All sums of a panel's channels from its parts."""
     panels, size = n_panels(n_columns), 2 * min(PANEL, n_columns)
     _, c0, width = panel_of(panel, panels, n_columns)
     at, ahead = panel * size, panels * size
     store_dots(dy, x, mean, g0, go, x0, xo, n_outer, abreast, c0, width, parts, partial, at, ahead, sums)
+    put_grad_weights(sums, invstd, c0, width // abreast)
 
 
 @kernel
-def backward_reduce_channels_last(dy: In, x: In, mean: WideRow, sums: Table, grid: Grid) -> None:
-    """Sums of dy and dy * (x - mean) of each channel; reads 2 elements' bytes an element."""
+def backward_reduce_channels_last(dy: In, x: In, mean: WideRow, invstd: WideRow, sums: Table, grid: Grid) -> None:
+    """The three sums of each channel; reads 2 elements' bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
     g0, go, gc = row(grid, 1)
     x0, xo, xc = row(grid, 2)
@@ -184,4 +186,4 @@ def backward_reduce_channels_last(dy: In, x: In, mean: WideRow, sums: Table, gri
         )
     for index in prange(panels):
         panel = np.int64(index)
-        dots_panel(dy, x, mean, g0, go, x0, xo, n_outer, abreast, n_columns, parts, panel, partial, sums)
+        dots_panel(dy, x, mean, invstd, g0, go, x0, xo, n_outer, abreast, n_columns, parts, panel, partial, sums)

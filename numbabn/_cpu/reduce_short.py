@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._compile import inner
+from .._compile import inner, row
 from .intrinsics import cast, fma, hsum, lanes, load, load_part, prefetch, rounded, splat, store, store_part
 from .partition import CHUNK, STRIP, merge, n_parts, part_range
 from .reduce_long import chunk_of_sums, retaken_chunk
@@ -113,12 +113,15 @@ def pilot_mean(x, k, stride, n_inner, n_planes):
 
 
 @inner
-def short_moments(x, start, stride, c_stride, width, n_outer, n_inner, part, parts, narrow, wide, partial, at):
-    """Count, mean and M2 of one part of `width` channels, to partial[at:], a channel `parts` after the other.
+def short_moments(x, grid, first, width, part, parts, narrow, wide, partial, at):
+    """Count, mean and M2 of one part of `width` channels from `first` on, to partial[at:], one `parts` after another.
 
     As for long planes, chunk by chunk around the mean of the chunk before.
     """
     step = lanes(x)
+    n_outer, _, n_inner = row(grid, 0)
+    start, stride, c_stride = row(grid, 1)
+    start += first * c_stride
     planes = planes_of_chunk(n_inner)
     begin, end = part_range(n_outer, planes, part, parts)
     near, base, mean, m2 = width * step, width * (step + 1), width * (step + 2), width * (step + 3)
@@ -128,16 +131,16 @@ def short_moments(x, start, stride, c_stride, width, n_outer, n_inner, part, par
         wide[base + c] = pivot
         wide[mean + c] = wide[m2 + c] = 0.0
     count, used = 0.0, min(step, n_inner)
-    for first in range(begin, end, planes):
-        last = min(first + planes, end)
-        n = float((last - first) * n_inner)
-        short_chunk(x, start, stride, c_stride, width, n_inner, first, last, narrow, wide, near)
+    for o in range(begin, end, planes):
+        last = min(o + planes, end)
+        n = float((last - o) * n_inner)
+        short_chunk(x, start, stride, c_stride, width, n_inner, o, last, narrow, wide, near)
         for c in range(width):
             squares = load_part(wide, c * step, step, cast(splat(x, 0.0), np.float64))
             chunk_mean, chunk_m2, sound = chunk_of_sums(wide[near + c], load(narrow, 2 * c * step), squares, n, used)
             if not sound:
                 k = start + c * c_stride
-                chunk_mean, chunk_m2 = retaken_chunk(x, k, stride, n_inner, first * n_inner, last * n_inner)
+                chunk_mean, chunk_m2 = retaken_chunk(x, k, stride, n_inner, o * n_inner, last * n_inner)
             wide[near + c] = rounded(x, chunk_mean)
             wide[mean + c], wide[m2 + c] = merge(
                 count, wide[mean + c], wide[m2 + c], n, chunk_mean - wide[base + c], chunk_m2
@@ -175,11 +178,12 @@ def add_plane_dots(dy, x, g, k, n_inner, g_ahead, x_ahead, high, narrow, at, wid
 
 
 @inner
-def short_dots(
-    dy, x, mean, first, width, g0, go, gc, x0, xo, xc, n_outer, n_inner, part, parts, narrow, wide, partial, at
-):
+def short_dots(dy, x, mean, grid, first, width, part, parts, narrow, wide, partial, at):
     """Both sums over one part of `width` channels from `first` on, to partial[at:], a channel `parts` after another."""
     step = lanes(x)
+    n_outer, _, n_inner = row(grid, 0)
+    g0, go, gc = row(grid, 1)
+    x0, xo, xc = row(grid, 2)
     zero = splat(x, 0.0)
     planes = planes_of_strip(x, n_inner)
     begin, end = part_range(n_outer, planes_of_chunk(n_inner), part, parts)
