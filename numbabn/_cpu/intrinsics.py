@@ -177,7 +177,8 @@ def _pointer(context: Any, builder: Any, array_type: Any, array: Any, i: Any, n:
     view = context.make_array(array_type)(context, builder, array)
     if context.enable_boundscheck:
         size = cgutils.unpack_tuple(builder, view.shape)[0]
-        last = builder.sub(builder.add(i, n), ir.Constant(n.type, 1))
+        some = builder.icmp_signed(">", n, ir.Constant(n.type, 0))
+        last = builder.select(some, builder.sub(builder.add(i, n), ir.Constant(n.type, 1)), i)
         for index in (i, last):
             cgutils.do_boundscheck(context, builder, index, size, 0)
     return builder.bitcast(builder.gep(view.data, [i]), _llvm(vector).as_pointer())

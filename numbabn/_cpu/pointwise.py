@@ -6,14 +6,14 @@ the arrays of a parallel loop are apart, and a vector that is to be read early m
 
 from __future__ import annotations
 
-from .._compile import inner
-from .intrinsics import fma, store, stream
+from .._compile import inline
+from .intrinsics import fma, store, store_part, stream
 
 SPAN = 16384  # elements of one work item, 64 KB of float32
 LONG = 8  # vectors from which on a run is worth bringing onto cache lines, and may be streamed
 
 
-@inner
+@inline
 def put(y, m, v, streamed):
     if streamed:
         stream(y, m, v)
@@ -21,7 +21,19 @@ def put(y, m, v, streamed):
         store(y, m, v)
 
 
-@inner
+@inline
+def finish(y, late):
+    """Write a run's last vector: (lanes, where, how many). It waits until the next run's first vector is read.
+
+    In place, where runs lie next to each other, that read would wait for this write: to some processors a masked write
+    covers all lanes. Planes of 7x7 took 1.6 times as long as with another output.
+    """
+    v, m, n = late
+    if n > 0:
+        store_part(y, m, v, n)
+
+
+@inline
 def slope(g, v, x_high, g_high, r, a, b, d):
     """dx of one vector of dy and x."""
     return fma(g - g_high, a, fma((v - x_high) * r, b, d))

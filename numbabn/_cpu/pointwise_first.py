@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._compile import Grid, In, Out, Row, Table, WideRow, inner, kernel, prange, row
+from .._compile import Grid, In, Out, Row, Table, WideRow, inline, inner, kernel, prange, row
 from .channels import gradient_coefficients, normalize_coefficients, row_size
-from .intrinsics import fence, fma, lanes, load, load_part, splat, store_part, until_aligned
-from .pointwise import LONG, SPAN, put, slope
+from .intrinsics import fence, fma, lanes, load, load_part, splat, until_aligned
+from .pointwise import LONG, SPAN, finish, put, slope
 
 
 @inner
@@ -28,36 +28,39 @@ def span(item, n_planes, n_inner):
     return block * group, min(n_planes, (block + 1) * group), i, n_inner * (cut + 1) // cuts - i
 
 
-@inner
-def normalize_run(x, y, k, m, n, high, a, b, streamed):
-    """n contiguous elements of one channel, from x[k:] to y[m:]."""
+@inline
+def normalize_run(x, y, k, m, n, high, a, b, streamed, late):
+    """n contiguous elements of one channel, from x[k:] to y[m:], but for the last vector; see `finish`."""
     step = lanes(x)
     stop = k + n
     if n >= LONG * step:
         r = until_aligned(y, m)
-        if r > 0:
-            store_part(y, m, fma(load_part(x, k, r, high) - high, a, b), r)
-            k += r
-            m += r
+        v0, v = load_part(x, k, r, high), load(x, k + r)
+        finish(y, late)
+        late = fma(v0 - high, a, b), m, r
+        k += r
+        m += r
     else:
         streamed = False
-    while k + 4 * step <= stop:
-        y0 = fma(load(x, k) - high, a, b)
-        y1 = fma(load(x, k + step) - high, a, b)
-        y2 = fma(load(x, k + 2 * step) - high, a, b)
-        y3 = fma(load(x, k + 3 * step) - high, a, b)
-        put(y, m, y0, streamed)
-        put(y, m + step, y1, streamed)
-        put(y, m + 2 * step, y2, streamed)
-        put(y, m + 3 * step, y3, streamed)
+        v = load_part(x, k, min(step, n), high)
+    finish(y, late)
+    while k + 5 * step <= stop:
+        v1, v2 = load(x, k + step), load(x, k + 2 * step)
+        v3, v4 = load(x, k + 3 * step), load(x, k + 4 * step)
+        put(y, m, fma(v - high, a, b), streamed)
+        put(y, m + step, fma(v1 - high, a, b), streamed)
+        put(y, m + 2 * step, fma(v2 - high, a, b), streamed)
+        put(y, m + 3 * step, fma(v3 - high, a, b), streamed)
+        v = v4
         k += 4 * step
         m += 4 * step
-    while k + step <= stop:
-        put(y, m, fma(load(x, k) - high, a, b), streamed)
+    while k + step < stop:
+        w = load_part(x, k + step, min(step, stop - k - step), high)
+        put(y, m, fma(v - high, a, b), streamed)
+        v = w
         k += step
         m += step
-    if k < stop:
-        store_part(y, m, fma(load_part(x, k, stop - k, high) - high, a, b), stop - k)
+    return fma(v - high, a, b), m, stop - k
 
 
 @inner
@@ -67,10 +70,13 @@ def normalize_planes(x, y, table, n_outer, n_channels, n_inner, x0, xo, xc, y0, 
     With channels of 3 MB a training forward takes 0.85 of the time that the order of memory takes.
     """
     size = row_size(x, n_channels)
+    late = splat(x, 0.0), y0, 0
     for o in range(n_outer - 1, -1, -1):
         for c in range(n_channels):
             high, a, b = splat(x, table[c]), splat(x, table[size + c]), splat(x, table[2 * size + c])
-            normalize_run(x, y, x0 + o * xo + c * xc, y0 + o * yo + c * yc, n_inner, high, a, b, streamed)
+            k, m = x0 + o * xo + c * xc, y0 + o * yo + c * yc
+            late = normalize_run(x, y, k, m, n_inner, high, a, b, streamed, late)
+    finish(y, late)
     if streamed:
         fence()
 
@@ -91,48 +97,56 @@ def normalize_channels_first(
         first, last, i, n = span(np.int64(index), n_planes, n_inner)
         o = first // n_channels
         c = first - o * n_channels
+        late = splat(x, 0.0), y0, 0
         for _ in range(first, last):
             high, a, b = splat(x, table[c]), splat(x, table[size + c]), splat(x, table[2 * size + c])
-            normalize_run(x, y, x0 + o * xo + c * xc + i, y0 + o * yo + c * yc + i, n, high, a, b, streamed)
+            k, m = x0 + o * xo + c * xc + i, y0 + o * yo + c * yc + i
+            late = normalize_run(x, y, k, m, n, high, a, b, streamed, late)
             c += 1
             if c == n_channels:
                 c = 0
                 o += 1
+        finish(y, late)
         if streamed:
             fence()
 
 
-@inner
-def gradient_run(dy, x, dx, g, k, m, n, x_high, g_high, r, a, b, d, streamed):
-    """n contiguous elements of one channel, from dy[g:] and x[k:] to dx[m:]."""
+@inline
+def gradient_run(dy, x, dx, g, k, m, n, x_high, g_high, r, a, b, d, streamed, late):
+    """n contiguous elements of one channel, from dy[g:] and x[k:] to dx[m:], but for the last vector; see `finish`."""
     step = lanes(x)
     stop = k + n
     if n >= LONG * step:
-        ahead = until_aligned(dx, m)
-        if ahead > 0:
-            g0, v0 = load_part(dy, g, ahead, g_high), load_part(x, k, ahead, x_high)
-            store_part(dx, m, slope(g0, v0, x_high, g_high, r, a, b, d), ahead)
-            g += ahead
-            k += ahead
-            m += ahead
+        head = until_aligned(dx, m)
+        w0, v0 = load_part(dy, g, head, g_high), load_part(x, k, head, x_high)
+        w, v = load(dy, g + head), load(x, k + head)
+        finish(dx, late)
+        late = slope(w0, v0, x_high, g_high, r, a, b, d), m, head
+        g += head
+        k += head
+        m += head
     else:
         streamed = False
-    while k + 2 * step <= stop:
-        d0 = slope(load(dy, g), load(x, k), x_high, g_high, r, a, b, d)
-        d1 = slope(load(dy, g + step), load(x, k + step), x_high, g_high, r, a, b, d)
-        put(dx, m, d0, streamed)
-        put(dx, m + step, d1, streamed)
+        w, v = load_part(dy, g, min(step, n), g_high), load_part(x, k, min(step, n), x_high)
+    finish(dx, late)
+    while k + 3 * step <= stop:
+        w1, v1 = load(dy, g + step), load(x, k + step)
+        w2, v2 = load(dy, g + 2 * step), load(x, k + 2 * step)
+        put(dx, m, slope(w, v, x_high, g_high, r, a, b, d), streamed)
+        put(dx, m + step, slope(w1, v1, x_high, g_high, r, a, b, d), streamed)
+        w, v = w2, v2
         g += 2 * step
         k += 2 * step
         m += 2 * step
-    if k + step <= stop:
-        put(dx, m, slope(load(dy, g), load(x, k), x_high, g_high, r, a, b, d), streamed)
+    while k + step < stop:
+        left = min(step, stop - k - step)
+        w1, v1 = load_part(dy, g + step, left, g_high), load_part(x, k + step, left, x_high)
+        put(dx, m, slope(w, v, x_high, g_high, r, a, b, d), streamed)
+        w, v = w1, v1
         g += step
         k += step
         m += step
-    if k < stop:
-        g0, v0 = load_part(dy, g, stop - k, g_high), load_part(x, k, stop - k, x_high)
-        store_part(dx, m, slope(g0, v0, x_high, g_high, r, a, b, d), stop - k)
+    return slope(w, v, x_high, g_high, r, a, b, d), m, stop - k
 
 
 @inner
@@ -142,13 +156,15 @@ def gradient_planes(dy, x, dx, table, n_outer, n_channels, n_inner, g0, go, gc, 
     With channels of 3 MB a training forward takes 0.85 of the time that the order of memory takes.
     """
     size = row_size(x, n_channels)
+    late = splat(x, 0.0), d0, 0
     for o in range(n_outer - 1, -1, -1):
         for c in range(n_channels):
             x_high, g_high = splat(x, table[c]), splat(x, table[size + c])
             r, a = splat(x, table[2 * size + c]), splat(x, table[3 * size + c])
             b, d = splat(x, table[4 * size + c]), splat(x, table[5 * size + c])
             g, k, m = g0 + o * go + c * gc, x0 + o * xo + c * xc, d0 + o * do + c * dc
-            gradient_run(dy, x, dx, g, k, m, n_inner, x_high, g_high, r, a, b, d, streamed)
+            late = gradient_run(dy, x, dx, g, k, m, n_inner, x_high, g_high, r, a, b, d, streamed, late)
+    finish(dx, late)
     if streamed:
         fence()
 
@@ -179,15 +195,17 @@ def backward_elemt_channels_first(
         first, last, i, n = span(np.int64(index), n_planes, n_inner)
         o = first // n_channels
         c = first - o * n_channels
+        late = splat(x, 0.0), d0, 0
         for _ in range(first, last):
             x_high, g_high = splat(x, table[c]), splat(x, table[size + c])
             r, a = splat(x, table[2 * size + c]), splat(x, table[3 * size + c])
             b, d = splat(x, table[4 * size + c]), splat(x, table[5 * size + c])
             g, k, m = g0 + o * go + c * gc + i, x0 + o * xo + c * xc + i, d0 + o * do + c * dc + i
-            gradient_run(dy, x, dx, g, k, m, n, x_high, g_high, r, a, b, d, streamed)
+            late = gradient_run(dy, x, dx, g, k, m, n, x_high, g_high, r, a, b, d, streamed, late)
             c += 1
             if c == n_channels:
                 c = 0
                 o += 1
+        finish(dx, late)
         if streamed:
             fence()
