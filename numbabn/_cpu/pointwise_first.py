@@ -54,8 +54,14 @@ def normalize_run(x, y, k, m, n, high, a, b, streamed, late):
         v = v4
         k += 4 * step
         m += 4 * step
-    while k + step < stop:
-        w = load_part(x, k + step, min(step, stop - k - step), high)
+    while k + 2 * step <= stop:
+        w = load(x, k + step)
+        put(y, m, fma(v - high, a, b), streamed)
+        v = w
+        k += step
+        m += step
+    if k + step < stop:
+        w = load_part(x, k + step, stop - k - step, high)
         put(y, m, fma(v - high, a, b), streamed)
         v = w
         k += step
@@ -138,14 +144,20 @@ def gradient_run(dy, x, dx, g, k, m, n, x_high, g_high, r, a, b, d, streamed, la
         g += 2 * step
         k += 2 * step
         m += 2 * step
-    while k + step < stop:
-        left = min(step, stop - k - step)
-        w1, v1 = load_part(dy, g + step, left, g_high), load_part(x, k + step, left, x_high)
+    while k + 2 * step <= stop:
+        w1, v1 = load(dy, g + step), load(x, k + step)
         put(dx, m, slope(w, v, x_high, g_high, r, a, b, d), streamed)
         w, v = w1, v1
         g += step
         k += step
         m += step
+    if k + step < stop:
+        left = stop - k - step
+        w1, v1 = load_part(dy, g + step, left, g_high), load_part(x, k + step, left, x_high)
+        put(dx, m, slope(w, v, x_high, g_high, r, a, b, d), streamed)
+        w, v = w1, v1
+        m += step
+        k += step
     return slope(w, v, x_high, g_high, r, a, b, d), m, stop - k
 
 
