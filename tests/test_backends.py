@@ -26,6 +26,7 @@ SHAPES = {
     "channels-shared-whole": (2, 17, 9, 13),
     "chunks-of-rows": (70, 300),
     "panels": (66, 1100),
+    "wide-rows": (11, 1376),
     "parts-of-rows": (1100, 61),
     "uneven-parts-of-rows": (2500, 43),
     "rows-abreast": (40011, 3),
@@ -219,6 +220,7 @@ STREAMED: dict[str, tuple[tuple[int, ...], str]] = {
     "planes": ((17, 5, 213, 239), "channels-first"),
     "short-planes": ((17, 1021, 5, 50), "channels-first"),
     "rows": ((4099, 1061), "channels-first"),
+    "wide-rows": ((2051, 2064), "channels-first"),
     "narrow-rows": ((210011, 21), "channels-first"),
     "channels-last": ((17, 5, 213, 239), "channels-last"),
     "gaps": ((17, 5, 213, 239), "outer-gaps"),
@@ -250,7 +252,7 @@ def test_large_results_have_the_bits_of_small_ones(shape: tuple[int, ...], layou
 @pytest.mark.small
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", ["channels-first", "channels-last", "outer-gaps", "reversed"])
-@pytest.mark.parametrize("shape", [(2, 3, 5, 73), (2, 9, 3), (5, 203), (70, 300)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 3, 5, 73), (2, 9, 3), (5, 203), (70, 300), (6, 1376)], ids=str)
 def test_streaming_changes_no_bit(
     shape: tuple[int, ...], layout: str, dtype: Any, twin: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
