@@ -24,9 +24,9 @@ from . import (
     reduce_short,
 )
 
-# Bytes of all operands from which on no cache keeps a result for its reader, which is then written past them, unless an
-# input has just brought in its lines: the last-level cache, or less of one that many share. With 32 MB of it, streamed
-# stores took 1.3 times as long as plain ones at 32 MB and 0.8 times at 38 MB; with 260 MB of it, among many other
+# Bytes of all operands above which no cache keeps a result for its reader, which is then written past them, unless an
+# input has just brought in its lines: the last-level cache, or less of one that many share. With 32 MiB of it, streamed
+# stores took 1.2 times as long as plain ones at 32 MiB and 0.8 times at 38 MB; with 260 MB of it, among many other
 # processors, 1.1 times at 50 MB and 0.65 times at 92 MB. A whole pass reads its inputs twice and needs them in cache
 # longer: it took 0.75 to 0.8 times as long with streamed stores from 25 MB of 32 on.
 _STREAM = min(last_level() or 32_000_000, 60_000_000)
@@ -53,7 +53,7 @@ def normalize(x: In, y: Out, mean: Row, invstd: Row, weight: Row, bias: Row, geo
 
 def infer(x: In, y: Out, mean: Row, var: Row, weight: Row, bias: Row, geometry: Geometry, eps: float) -> None:
     """y from x and given statistics, the variance among them."""
-    streamed = 2 * y.nbytes >= _STREAM and not np.may_share_memory(y, x)
+    streamed = 2 * y.nbytes > _STREAM and not np.may_share_memory(y, x)
     last = geometry.channels_last
     which = pointwise_last.normalize_channels_last if last else pointwise_first.normalize_channels_first
     which.on(threads_for(geometry.size), x, mean)(x, y, mean, var, weight, bias, geometry.grid, eps, streamed)
@@ -85,7 +85,7 @@ def backward_elemt(
 ) -> None:
     """dx from dy, x and the two sums over `count` elements a channel."""
     last = geometry.channels_last
-    streamed = 3 * dx.nbytes >= _STREAM and not (np.may_share_memory(dx, dy) or np.may_share_memory(dx, x))
+    streamed = 3 * dx.nbytes > _STREAM and not (np.may_share_memory(dx, dy) or np.may_share_memory(dx, x))
     which = pointwise_last.backward_elemt_channels_last if last else pointwise_first.backward_elemt_channels_first
     run = which.on(threads_for(geometry.size), x)
     run(dy, x, dx, mean, invstd, weight, sums, geometry.grid, count, streamed)
