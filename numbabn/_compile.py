@@ -44,7 +44,7 @@ _CACHE_ERRORS = (RuntimeError, OSError, EOFError, pickle.UnpicklingError)  # no 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def inner(function: _F, **options: bool) -> _F:
+def inner(function: _F, forceinline: bool = False) -> _F:
     """Compile a function that only kernels call; it lives in their cache entries and cannot allocate.
 
     Without Numba's runtime, array arguments are not reference-counted: two atomic operations a call, from all threads
@@ -52,7 +52,7 @@ def inner(function: _F, **options: bool) -> _F:
     quarter of the time to compile.
     """
     only_for_kernels = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return numba.njit(**only_for_kernels, **_OPTIONS, **options)(function)  # type: ignore[no-any-return]
+    return numba.njit(forceinline=forceinline, **only_for_kernels, **_OPTIONS)(function)  # type: ignore[no-any-return]
 
 
 def inline(function: _F) -> _F:
