@@ -11,6 +11,7 @@ import numpy as np
 from .._compile import Grid, In, Out, OutRow, Row, Table, WideRow, inner, kernel, prange, row
 from .._geometry import INVSTD, M2, MEAN
 from .._scalar import INVERTED
+from .ahead import reads_on
 from .channels import gradient_coefficients, normalize_coefficients, put_invstds, row_size, update_running
 from .partition import channel_parts
 from .pointwise_first import gradient_planes, normalize_planes
@@ -36,7 +37,8 @@ def forward_group(x, y, weight, bias, means, invstds, stats, grid, eps, streamed
     store_moments(x, grid, first, width, parts, partial, 0, stats)
     put_invstds(stats, first, width, float(n_outer * n_inner), eps)
     normalize_coefficients(x, means, invstds, weight, bias, INVERTED, first, width, table)
-    normalize_planes(x, y, table, n_outer, width, n_inner, x0 + first * xc, xo, xc, y0 + first * yc, yo, yc, streamed)
+    k, m, far = x0 + first * xc, y0 + first * yc, reads_on(x, grid, 1)
+    normalize_planes(x, y, table, n_outer, width, n_inner, k, xo, xc, m, yo, yc, far, streamed)
 
 
 @kernel
@@ -117,8 +119,8 @@ def backward_group(dy, x, dx, mean, invstd, weight, sums, grid, streamed, first,
     d0, do, dc = row(grid, 3)
     store_dots(invstd, first, width, parts, partial, 0, sums)
     gradient_coefficients(x, mean, invstd, weight, sums, first, width, float(n_outer * n_inner), table)
-    g, k, m = g0 + first * gc, x0 + first * xc, d0 + first * dc
-    gradient_planes(dy, x, dx, table, n_outer, width, n_inner, g, go, gc, k, xo, xc, m, do, dc, streamed)
+    g, k, m, far = g0 + first * gc, x0 + first * xc, d0 + first * dc, reads_on(x, grid, 2)
+    gradient_planes(dy, x, dx, table, n_outer, width, n_inner, g, go, gc, k, xo, xc, m, do, dc, far, streamed)
 
 
 @kernel

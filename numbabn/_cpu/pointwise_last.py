@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from .._compile import Grid, In, Out, Row, Table, WideRow, inline, inner, kernel, prange, row
+from .ahead import UNDER_WAY
 from .channels import gradient_coefficients, normalize_coefficients, row_size
-from .intrinsics import fence, fma, lanes, load, load_part, splat, store_part, until_aligned
+from .intrinsics import fence, fma, lanes, load, load_part, prefetch, splat, store_part, until_aligned
 from .pointwise import SPAN, put, slope
 
 # Bytes of coefficients that stay in L1 beside the rows. Above, four rows share each coefficient that is loaded: forward
@@ -139,7 +140,10 @@ def gradient_cycle(dy, x, dx, table, g, k, m, n, width, streamed):
         m += r
         c = r % width
     ahead = step % width
+    later = UNDER_WAY // x.itemsize
     while k + step <= stop:
+        prefetch(dy, g + later)
+        prefetch(x, k + later)
         put(dx, m, gradient_at(table, c, size, load(dy, g), load(x, k)), streamed)
         g += step
         k += step

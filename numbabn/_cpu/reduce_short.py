@@ -67,6 +67,7 @@ def add_plane(x, k, n_inner, ahead, pivot, narrow, at):
         s, q = s + d, fma(d, d, q)
         k += step
     if k < stop:
+        prefetch(x, k + ahead)
         d = load_part(x, k, stop - k, center) - center
         s, q = s + d, fma(d, d, q)
     store(narrow, at, s)
@@ -170,6 +171,8 @@ def add_plane_dots(dy, x, g, k, n_inner, g_ahead, x_ahead, high, narrow, at, wid
         g += step
         k += step
     if k < stop:
+        prefetch(dy, g + g_ahead)
+        prefetch(x, k + x_ahead)
         v = load_part(dy, g, stop - k, zero)
         t = fma(v, load_part(x, k, stop - k, center) - center, t)
         s = s + cast(v, np.float64)

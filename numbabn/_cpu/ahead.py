@@ -1,0 +1,66 @@
+"""How far ahead of what is read memory is asked for. The processor's own prefetchers begin anew with each run.
+
+Over arrays beyond the caches nothing else counts as much: sums over 26 MB in rows of 64 channels took 2.1 times as
+long without a line asked for, 1.4 times as long with only the next four rows.
+"""
+
+from __future__ import annotations
+
+from .._compile import inner, row
+from .intrinsics import lanes, prefetch
+
+NEAR = 1024  # elements, 4 KB of float32: at least as far ahead in planes that are short
+FAR = 8192  # elements of the longest plane that is brought into cache while the one before it is read
+WITHIN = 256  # elements ahead in longer ones, which the processor's own prefetcher follows
+UNDER_WAY = 8192  # bytes of rows from what is read to what is asked for
+LAST_LEVEL = 1 << 24  # bytes of inputs that a last-level cache may still hold
+SECOND_LEVEL = 1 << 20  # bytes of a channel that may stay in a second-level cache
+
+
+@inner
+def prefetch_two(x, k):
+    """The lines of two vectors."""
+    prefetch(x, k)
+    prefetch(x, k + lanes(x))
+
+
+@inner
+def prefetch_four(x, k):
+    """The lines of four vectors."""
+    prefetch_two(x, k)
+    prefetch_two(x, k + 2 * lanes(x))
+
+
+@inner
+def prefetch_last(x, stop):
+    """The last lines before x[stop], which whoever asks for four at a time leaves."""
+    prefetch_four(x, stop - 1 - 4 * lanes(x))
+    prefetch(x, stop - 1)
+
+
+@inner
+def planes_ahead(stride, n_inner):
+    """Elements from a plane of a channel to what is asked for meanwhile: a plane later, or several short ones.
+
+    This brings sums over 205 MB in planes of 28x28 from 36 to 48 GB/s. Over planes of 112x112 and 224x224, sums took
+    1.2 to 1.5 times as long with a whole plane under way.
+    """
+    return (1 + NEAR // n_inner) * stride if n_inner <= FAR else WITHIN
+
+
+@inner
+def rows_ahead(x, width, least):
+    """Rows of `width` columns from the ones that are summed to what is asked for meanwhile."""
+    return max(least, UNDER_WAY // (width * x.itemsize))
+
+
+@inner
+def reads_on(x, grid, inputs):
+    """Whether the next channels are asked for while results are written.
+
+    Training passes over 50 MB and more then took 0.8 to 0.95 of the time. Long planes of channels that stay in cache
+    took 1.06 to 1.2 times as long, arrays that the last-level cache holds 1.06 times.
+    """
+    n_outer, n_channels, n_inner = row(grid, 0)
+    channel = n_outer * n_inner * x.itemsize * inputs
+    return channel * n_channels > LAST_LEVEL and (n_inner <= FAR or channel > SECOND_LEVEL)
