@@ -29,12 +29,17 @@ SUMMING = (
     "backward_reduce_long_channels_first",
     "backward_reduce_short_channels_first",
 )
+READING_ON = {  # and the kernels that do one half of their work
+    "forward_long_channels_first": "moments_long_channels_first",
+    "backward_long_channels_first": "backward_reduce_long_channels_first",
+    "backward_elemt_channels_last": "normalize_channels_last",
+}
 CODE = f"""
 import json
 from numbabn import _compile, _cpu
 kernels = {{k.function.__name__: k for k in _compile.kernels}}
 texts = {{}}
-for name in {STREAMING + SUMMING}:
+for name in {STREAMING + SUMMING + tuple(READING_ON)}:
     chars = next(chars for chars, parallel in kernels[name].twins("f") if not parallel)
     texts[name] = "".join(kernels[name].compiled(chars, False).inspect_asm().values())
 print(json.dumps(texts))
@@ -94,6 +99,12 @@ def test_results_are_streamed_or_stored_in_whole_vectors(name: str, compiled: tu
 @pytest.mark.parametrize("name", SUMMING)
 def test_sums_are_read_ahead(name: str, compiled: tuple[str, dict[str, str]]) -> None:
     assert any("prefetch" in line for loop in inner_loops(compiled[1][name]) for line in loop)
+
+
+@pytest.mark.parametrize("name", READING_ON)
+def test_more_is_asked_for_while_results_are_written(name: str, compiled: tuple[str, dict[str, str]]) -> None:
+    texts = compiled[1]
+    assert texts[name].count("prefetch") > texts[READING_ON[name]].count("prefetch")
 
 
 def test_the_reader_of_loops_finds_the_inner_ones() -> None:
