@@ -14,33 +14,52 @@ from .._scalar import INVERTED
 from .._scalar import affine as _affine
 from .._scalar import blend as _blend
 from .._scalar import gradient as _gradient
-from .._scalar import invstd as _invstd
-from .intrinsics import lanes, rounded
+from .intrinsics import cast, lanes, load_part, splat, sqrt, store_part, where_zero
 
-blend, invstd = inner(_blend), inner(_invstd)
-scaled, sloped = inner(_affine), inner(_gradient)
+blended, scaled, sloped = inner(_blend), inner(_affine), inner(_gradient)
+
+
+@inner
+def wide_part(like, row, c, n):
+    """First n lanes of row[c:] in float64, as many lanes as a vector of `like` has."""
+    return cast(load_part(row, c, n, cast(splat(like, 0.0), row.dtype)), np.float64)
+
+
+@inner
+def invstd(var, eps):
+    """1 / sqrt(var + eps), and 0 where that sum is 0, lane by lane."""
+    v = var + eps
+    one = splat(v, 1.0)
+    return where_zero(v, splat(v, 0.0), one / sqrt(where_zero(v, one, v)))
 
 
 @inner
 def put_invstds(stats, first, width, count, eps):
     """INVSTD of `width` channels from `first` on from their M2 over `count` elements."""
-    for c in range(first, first + width):
-        stats[INVSTD, c] = invstd(stats[M2, c] / count, eps)
+    m2, r = stats[M2], stats[INVSTD]
+    for c in range(first, first + width, lanes(r)):
+        n = min(lanes(r), first + width - c)
+        store_part(r, c, invstd(wide_part(r, m2, c, n) / count, eps), n)
 
 
 @inner
 def put_grad_weights(sums, r, first, width):
     """GRAD_WEIGHT of `width` channels from `first` on from their SUM_DY_XMU and r, the invstd."""
-    for c in range(first, first + width):
-        sums[GRAD_WEIGHT, c] = r[c] * sums[SUM_DY_XMU, c]
+    sum_dy_xmu, grad_weight = sums[SUM_DY_XMU], sums[GRAD_WEIGHT]
+    for c in range(first, first + width, lanes(r)):
+        n = min(lanes(r), first + width - c)
+        store_part(grad_weight, c, wide_part(r, r, c, n) * wide_part(r, sum_dy_xmu, c, n), n)
 
 
 @inner
 def update_running(running_mean, running_var, mean, m2, count, momentum, ddof):
     """Blend the batch's statistics into the running ones, after all that reads what may be the same memory."""
-    for c in range(len(mean)):
-        running_mean[c] = blend(np.float64(running_mean[c]), mean[c], momentum)
-        running_var[c] = blend(np.float64(running_var[c]), m2[c] / (count - ddof), momentum)
+    for c in range(0, len(mean), lanes(mean)):
+        n = min(lanes(mean), len(mean) - c)
+        new = blended(wide_part(mean, running_mean, c, n), wide_part(mean, mean, c, n), momentum)
+        store_part(running_mean, c, cast(new, running_mean.dtype), n)
+        new = blended(wide_part(mean, running_var, c, n), wide_part(mean, m2, c, n) / (count - ddof), momentum)
+        store_part(running_var, c, cast(new, running_var.dtype), n)
 
 
 @kernel
@@ -50,23 +69,6 @@ def finish(
     """invstd and the running statistics of all channels from mean and M2; C numbers."""
     put_invstds(stats, 0, stats.shape[1], count, eps)
     update_running(running_mean, running_var, stats[MEAN], stats[M2], count, momentum, ddof)
-
-
-@inner
-def affine(x, mean, r, weight, bias):
-    """High, a and b of a channel, so that y = (x - high) * a + b."""
-    high = rounded(x, mean)
-    a, b = scaled(high, mean, r, weight, bias)
-    return high, a, b
-
-
-@inner
-def gradient(x, mean, r, weight, sum_dy, sum_dy_xmu, count):
-    """High means of x and dy, r, a, b and d of a channel: dx = (dy - g_high) * a + ((x - x_high) * r * b + d)."""
-    g_mean = sum_dy / count
-    x_high, g_high = rounded(x, mean), rounded(x, g_mean)
-    a, b, d = sloped(x_high, g_high, mean, g_mean, r, weight, sum_dy_xmu, count)
-    return x_high, g_high, r, a, b, d
 
 
 @inner
@@ -85,14 +87,19 @@ def repeat(table, width, size, rows):
 
 @inner
 def put_affines(x, mean, var, weight, bias, eps, c0, width, table, at, size):
-    """High, a and b of `width` channels from c0 on, to the three rows of `table`, `size` long, from column `at` on."""
-    for c in range(width):
-        v = np.float64(var[c0 + c])
+    """High, a and b of `width` channels from c0 on, so that y = (x - high) * a + b.
+
+    They go to the three rows of `table`, `size` long, from column `at` on.
+    """
+    for c in range(0, width, lanes(x)):
+        n, i = min(lanes(x), width - c), c0 + c
+        m, v = wide_part(x, mean, i, n), wide_part(x, var, i, n)
         r = v if eps == INVERTED else invstd(v, eps)
-        h, a, b = affine(x, np.float64(mean[c0 + c]), r, np.float64(weight[c0 + c]), np.float64(bias[c0 + c]))
-        table[at + c] = h
-        table[at + size + c] = a
-        table[at + 2 * size + c] = b
+        high = cast(m, x.dtype)
+        a, b = scaled(cast(high, np.float64), m, r, wide_part(x, weight, i, n), wide_part(x, bias, i, n))
+        store_part(table, at + c, high, n)
+        store_part(table, at + size + c, cast(a, x.dtype), n)
+        store_part(table, at + 2 * size + c, cast(b, x.dtype), n)
 
 
 @inner
@@ -105,16 +112,24 @@ def normalize_coefficients(x, mean, var, weight, bias, eps, c0, width, table):
 
 @inner
 def put_gradients(x, mean, invstd, weight, sums, c0, width, count, table, at, size):
-    """High means of x and dy, r, a, b and d of channels, to the six rows of `table`; arguments as in `put_affines`."""
-    for c in range(width):
-        i = c0 + c
-        h, gh, r, a, b, d = gradient(x, mean[i], invstd[i], weight[i], sums[SUM_DY, i], sums[SUM_DY_XMU, i], count)
-        table[at + c] = h
-        table[at + size + c] = gh
-        table[at + 2 * size + c] = r
-        table[at + 3 * size + c] = a
-        table[at + 4 * size + c] = b
-        table[at + 5 * size + c] = d
+    """High means of x and dy, r, a, b and d of channels: dx = (dy - g_high) * a + ((x - x_high) * r * b + d).
+
+    They go to the six rows of `table`; arguments as in `put_affines`.
+    """
+    for c in range(0, width, lanes(x)):
+        n, i = min(lanes(x), width - c), c0 + c
+        m, r = wide_part(x, mean, i, n), wide_part(x, invstd, i, n)
+        g_mean = wide_part(x, sums[SUM_DY], i, n) / count
+        x_high, g_high = cast(m, x.dtype), cast(g_mean, x.dtype)
+        x_near, g_near = cast(x_high, np.float64), cast(g_high, np.float64)
+        sum_dy_xmu, w = wide_part(x, sums[SUM_DY_XMU], i, n), wide_part(x, weight, i, n)
+        a, b, d = sloped(x_near, g_near, m, g_mean, r, w, sum_dy_xmu, count)
+        store_part(table, at + c, x_high, n)
+        store_part(table, at + size + c, g_high, n)
+        store_part(table, at + 2 * size + c, cast(r, x.dtype), n)
+        store_part(table, at + 3 * size + c, cast(a, x.dtype), n)
+        store_part(table, at + 4 * size + c, cast(b, x.dtype), n)
+        store_part(table, at + 5 * size + c, cast(d, x.dtype), n)
 
 
 @inner

@@ -94,6 +94,11 @@ def cast_like(v: Any, like: Any) -> Any:
     return v.astype(like.dtype)
 
 
+def sqrt(v: Any) -> Any:
+    """Square root of each lane."""
+    return np.sqrt(v)
+
+
 def fma(a: Any, b: Any, c: Any) -> Any:
     """a * b + c, rounded once where compiled."""
     return a * b + c
@@ -164,12 +169,19 @@ _typed(splat, lambda like, value: like if isinstance(like, Vector) else _of(like
 _typed(rounded, lambda x, value: types.float64)
 _typed(cast, lambda v, dtype: Vector(dtype.dtype, v.count))
 _typed(cast_like, lambda v, like: like)
+_typed(sqrt, lambda v: v if isinstance(v, Vector) else None)
 _typed(fma, lambda a, b, c: a if isinstance(a, Vector) else None)
 _typed(within, lambda v, n, low, high: types.boolean)
 _typed(where_zero, lambda test, a, b: a if a == b else None)
 _typed(hsum, lambda v: types.float64)
-for _operator in (operator.add, operator.sub, operator.mul):
-    _typed(_operator, lambda a, b: a if isinstance(a, Vector) and a == b else None)
+_typed(operator.neg, lambda v: v if isinstance(v, Vector) else None)
+
+
+def _of_operands(a: Any, b: Any) -> Vector | None:
+    """The vector that two of its kind, or one of it and a number, make."""
+    if isinstance(a, Vector) and (a == b or isinstance(b, types.Float)):
+        return a
+    return b if isinstance(b, Vector) and isinstance(a, types.Float) else None
 
 
 def _pointer(context: Any, builder: Any, array_type: Any, array: Any, i: Any, n: Any, vector: Vector) -> Any:
@@ -311,6 +323,16 @@ def _lower_cast(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     return convert(args[0], _llvm(target))
 
 
+@lower_builtin(sqrt, Vector)
+def _lower_sqrt(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return _call(builder, f"llvm.sqrt.{_suffix(sig.return_type)}", _llvm(sig.return_type), list(args))
+
+
+@lower_builtin(operator.neg, Vector)
+def _lower_neg(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return builder.fneg(*args)
+
+
 @lower_builtin(fma, Vector, Vector, Vector)
 def _lower_fma(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     return _call(builder, f"llvm.fma.{_suffix(sig.return_type)}", _llvm(sig.return_type), list(args))
@@ -353,11 +375,21 @@ def _lower_hsum(context: Any, builder: Any, sig: Any, args: Any) -> Any:
 
 
 def _lower_operator(function: Any, instruction: str) -> None:
+    _typed(function, _of_operands)
+
     @lower_builtin(function, Vector, Vector)
+    @lower_builtin(function, Vector, types.Float)
+    @lower_builtin(function, types.Float, Vector)
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return getattr(builder, instruction)(*args)
+        vector = sig.return_type
+        lanes_of = (
+            a if kind == vector else _broadcast(builder, context.cast(builder, a, kind, vector.dtype), _llvm(vector))
+            for a, kind in zip(args, sig.args, strict=True)
+        )
+        return getattr(builder, instruction)(*lanes_of)
 
 
 _lower_operator(operator.add, "fadd")
 _lower_operator(operator.sub, "fsub")
 _lower_operator(operator.mul, "fmul")
+_lower_operator(operator.truediv, "fdiv")

@@ -12,8 +12,8 @@ import numpy as np
 
 from .._compile import Grid, In, Table, WideRow, inner, kernel, prange, row
 from .._geometry import M2, MEAN, SUM_DY, SUM_DY_XMU
-from .channels import put_grad_weights
-from .intrinsics import lanes, load_part, splat
+from .channels import put_grad_weights, wide_part
+from .intrinsics import cast, lanes, load_part, splat, store_part
 from .partition import ROWS, merge, part_range, row_parts
 from .reduce_rows import add_moments, rows_dots, rows_moments
 
@@ -71,23 +71,28 @@ def store_moments(x, x0, xo, n_rows, abreast, c0, width, partial, at, stats):
     """
     channels = width // abreast
     rows = n_rows // abreast
-    for c in range(channels):
-        k = x0 + c0 + c
-        count, mean, m2 = float(rows), partial[at + c], partial[at + width + c]
+    means, m2s = stats[MEAN], stats[M2]
+    for c in range(0, channels, lanes(x)):
+        n, count = min(lanes(x), channels - c), float(rows)
+        mean, m2 = wide_part(x, partial, at + c, n), wide_part(x, partial, at + width + c, n)
         for column in range(at + c + channels, at + width, channels):
-            mean, m2 = merge(count, mean, m2, float(rows), partial[column], partial[column + width])
+            more = wide_part(x, partial, column, n), wide_part(x, partial, column + width, n)
+            mean, m2 = merge(count, mean, m2, float(rows), *more)
             count += rows
         for r in range(rows * abreast, n_rows):
-            v = np.float64(x[k + r * xo])
+            v = wide_part(x, x, x0 + c0 + c + r * xo, n)
             mean, m2 = merge(count, mean, m2, 1.0, v, v - v)  # M2 of one value: 0, but NaN for an infinity
             count += 1.0
-        if math.isnan(mean):
+        store_part(means, c0 + c, mean, n)
+        store_part(m2s, c0 + c, m2, n)
+    for c in range(c0, c0 + channels):
+        if math.isnan(means[c]):
             mean = 0.0
             for r in range(n_rows):
-                mean += x[k + r * xo]
-            mean /= n_rows
-        stats[MEAN, c0 + c] = mean
-        stats[M2, c0 + c] = 0.0 if m2 < 0.0 else m2
+                mean += x[x0 + c + r * xo]
+            means[c] = mean / n_rows
+        if m2s[c] < 0.0:
+            m2s[c] = 0.0
 
 
 @inner
@@ -134,20 +139,21 @@ def moments_channels_last(x: In, stats: Table, grid: Grid) -> None:
 def store_dots(dy, x, mean, g0, go, x0, xo, n_rows, abreast, c0, width, parts, partial, at, ahead, sums):
     """Both sums of channels from c0 on from those of their columns in all parts, in order, and of the last rows."""
     channels = width // abreast
-    for c in range(channels):
-        i = c0 + c
-        s = t = 0.0
+    zero = cast(splat(x, 0.0), np.float64)
+    for c in range(0, channels, lanes(x)):
+        n, i = min(lanes(x), channels - c), c0 + c
+        s = t = zero
         for part in range(parts):
             k = at + part * ahead
             for column in range(k + c, k + width, channels):
-                s += partial[column]
-                t += partial[column + width]
+                s = s + wide_part(x, partial, column, n)
+                t = t + wide_part(x, partial, column + width, n)
         for r in range(n_rows // abreast * abreast, n_rows):
-            v = np.float64(dy[g0 + r * go + i])
-            s += v
-            t += v * (x[x0 + r * xo + i] - mean[i])
-        sums[SUM_DY, i] = s
-        sums[SUM_DY_XMU, i] = t
+            v = wide_part(x, dy, g0 + r * go + i, n)
+            s = s + v
+            t = t + v * (wide_part(x, x, x0 + r * xo + i, n) - wide_part(x, mean, i, n))
+        store_part(sums[SUM_DY], i, s, n)
+        store_part(sums[SUM_DY_XMU], i, t, n)
 
 
 @inner

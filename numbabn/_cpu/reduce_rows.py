@@ -9,6 +9,7 @@ import numpy as np
 
 from .._compile import inner
 from .ahead import rows_ahead
+from .channels import wide_part
 from .intrinsics import cast, cast_like, fma, lanes, load_part, prefetch, splat, store_part, where_zero, within
 from .partition import HIGH, LOW, ROWS
 
@@ -245,15 +246,19 @@ def rows_dots(dy, x, mean, channels, c0, width, g0, go, x0, xo, begin, end, scra
 
     The columns are channels from c0 on, again and again where rows lie abreast. `scratch` is for two rows.
     """
+    step = lanes(x)
     for column in range(0, width, channels):
-        for c in range(channels):
-            scratch[column + c] = mean[c0 + c]
+        for c in range(0, channels, step):
+            n = min(step, channels - c)
+            store_part(scratch, column + c, cast(wide_part(x, mean, c0 + c, n), x.dtype), n)
     for c in range(2 * width):
         partial[at + c] = 0.0
     for first in range(begin, end, DOT_ROWS):
         n_rows = min(DOT_ROWS, end - first)
         chunk_dots(dy, x, g0 + first * go, go, x0 + first * xo, xo, n_rows, width, scratch, partial, at)
     for column in range(0, width, channels):
-        for c in range(channels):
-            k = at + column + c
-            partial[k + width] -= (mean[c0 + c] - np.float64(scratch[c])) * partial[k]
+        for c in range(0, channels, step):
+            n, k = min(step, channels - c), at + column + c
+            low = wide_part(x, mean, c0 + c, n) - wide_part(x, scratch, c, n)
+            t = wide_part(x, partial, k + width, n) - low * wide_part(x, partial, k, n)
+            store_part(partial, k + width, t, n)
