@@ -14,7 +14,7 @@ from .._scalar import INVERTED
 from .._scalar import affine as _affine
 from .._scalar import blend as _blend
 from .._scalar import gradient as _gradient
-from .intrinsics import cast, lanes, load_part, splat, sqrt, store_part, where_zero
+from .intrinsics import cast, lanes, load_part, splat, sqrt, store_part, until_aligned, where_zero
 
 blended, scaled, sloped = inner(_blend), inner(_affine), inner(_gradient)
 
@@ -73,8 +73,19 @@ def finish(
 
 @inner
 def row_size(x, width):
-    """Length of a row in a table of coefficients: a vector that starts at any of its channels stays inside."""
-    return width + lanes(x)
+    """Length of a row in a table of coefficients, in whole vectors: one that starts at any channel stays inside."""
+    return (width // lanes(x) + 2) * lanes(x)
+
+
+@inner
+def table_start(memory, y, at, stride):
+    """Where in `memory` a table begins whose vectors lie on cache lines as those of the rows from y[at:] on do.
+
+    It needs a vector of room. Three or six coefficients to a vector, each of them from two lines, took up to 1.3 times
+    as long in eval and 1.2 times in the backward. Rows that lie differently on lines meet it in every place.
+    """
+    lead = until_aligned(y, at) if stride % lanes(y) == 0 else 0
+    return (until_aligned(memory, 0) - lead) % lanes(y)
 
 
 @inner

@@ -11,7 +11,8 @@ import numpy as np
 from .._compile import Grid, In, Out, OutRow, Row, Table, WideRow, inner, kernel, prange, row
 from .._geometry import INVSTD, M2, MEAN
 from .._scalar import INVERTED
-from .channels import put_affines, put_gradients, put_invstds, repeat, row_size, update_running
+from .channels import put_affines, put_gradients, put_invstds, repeat, row_size, table_start, update_running
+from .intrinsics import lanes
 from .pointwise_last import gradient_cut, normalize_cut, row_cuts
 from .reduce_last import PANEL, channels_of_panel, dots_item, dots_panel, moments_item, moments_panel, rows_plan
 
@@ -50,7 +51,8 @@ def forward_channels_last(
         moments_item(x, x0, xo * abreast, n_rows, n_columns, parts, np.int64(index), sums, partial)
     means, invstds = stats[MEAN], stats[INVSTD]
     size = row_size(x, n_channels)
-    table = np.empty(3 * size, x.dtype)
+    memory = np.empty(3 * size + lanes(x), x.dtype)
+    table = memory[table_start(memory, y, y0, yo) :]
     for index in prange(panels):
         panel = np.int64(index)
         moments_panel(x, x0, xo, n_outer, abreast, n_columns, parts, panel, partial, stats)
@@ -89,7 +91,8 @@ def backward_channels_last(
     width = min(PANEL, n_columns)
     partial = np.empty(panels * parts * 2 * width)
     size = row_size(x, n_channels)
-    table = np.empty(6 * size, x.dtype)
+    memory = np.empty(6 * size + lanes(x), x.dtype)
+    table = memory[table_start(memory, dx, d0, do) :]
     for index in prange(panels * parts):
         scratch, item = np.empty(2 * width, x.dtype), np.int64(index)
         dots_item(

@@ -6,7 +6,7 @@ import numpy as np
 
 from .._compile import Grid, In, Out, Row, Table, WideRow, inline, inner, kernel, prange, row
 from .ahead import UNDER_WAY
-from .channels import gradient_coefficients, normalize_coefficients, row_size
+from .channels import gradient_coefficients, normalize_coefficients, row_size, table_start
 from .intrinsics import fence, fma, lanes, load, load_part, prefetch, splat, store_part, until_aligned
 from .pointwise import SPAN, put, slope
 
@@ -31,11 +31,13 @@ def normalize_cycle(x, y, table, k, m, n, width, streamed):
         k += r
         m += r
         c = r % width
-    ahead = step % width
-    while k + step <= stop:
-        v = load(x, k) - load(table, c)
-        put(y, m, fma(v, load(table, size + c), load(table, 2 * size + c)), streamed)
+    ahead, last = step % width, stop - step
+    v = load(x, k) if k <= last else zero
+    while k <= last:
         k += step
+        following = load(x, min(k, last))
+        put(y, m, fma(v - load(table, c), load(table, size + c), load(table, 2 * size + c)), streamed)
+        v = following
         m += step
         c += ahead
         if c >= width:
@@ -46,35 +48,45 @@ def normalize_cycle(x, y, table, k, m, n, width, streamed):
 
 
 @inline
-def normalize_four(x, y, table, size, c, n, k, x_stride, m, y_stride, streamed):
-    """n <= lanes columns of four rows, which are channels from c on."""
+def load_four(x, k, stride):
+    """A vector of each of four rows."""
+    return load(x, k), load(x, k + stride), load(x, k + 2 * stride), load(x, k + 3 * stride)
+
+
+@inline
+def normalize_part(x, y, table, size, c, n, k, x_stride, m, y_stride):
+    """n < lanes columns of four rows, which are channels from c on."""
     high, a, b = load(table, c), load(table, size + c), load(table, 2 * size + c)
-    if n == lanes(x):
-        v0, v1 = load(x, k) - high, load(x, k + x_stride) - high
-        v2, v3 = load(x, k + 2 * x_stride) - high, load(x, k + 3 * x_stride) - high
-        put(y, m, fma(v0, a, b), streamed)
-        put(y, m + y_stride, fma(v1, a, b), streamed)
-        put(y, m + 2 * y_stride, fma(v2, a, b), streamed)
-        put(y, m + 3 * y_stride, fma(v3, a, b), streamed)
-    else:
-        for _ in range(4):
-            store_part(y, m, fma(load_part(x, k, n, high) - high, a, b), n)
-            k += x_stride
-            m += y_stride
+    for r in range(4):
+        v = load_part(x, k + c + r * x_stride, n, high)
+        store_part(y, m + c + r * y_stride, fma(v - high, a, b), n)
+
+
+@inner
+def normalize_four(x, y, table, k, x_stride, m, y_stride, width, streamed):
+    """Four rows of `width` channels, more than a vector, with coefficients that are loaded once for all four."""
+    step, size = lanes(x), row_size(x, width)
+    c, last = until_aligned(y, m), width - step
+    normalize_part(x, y, table, size, 0, c, k, x_stride, m, y_stride)
+    v0, v1, v2, v3 = load_four(x, k + c, x_stride)
+    while c <= last:
+        w0, w1, w2, w3 = load_four(x, k + min(c + step, last), x_stride)
+        high, a, b = load(table, c), load(table, size + c), load(table, 2 * size + c)
+        put(y, m + c, fma(v0 - high, a, b), streamed)
+        put(y, m + c + y_stride, fma(v1 - high, a, b), streamed)
+        put(y, m + c + 2 * y_stride, fma(v2 - high, a, b), streamed)
+        put(y, m + c + 3 * y_stride, fma(v3 - high, a, b), streamed)
+        v0, v1, v2, v3 = w0, w1, w2, w3
+        c += step
+    normalize_part(x, y, table, size, c, width - c, k, x_stride, m, y_stride)
 
 
 @inner
 def normalize_rows(x, y, table, k, x_stride, m, y_stride, n_rows, width, streamed):
     """Rows of `width` channels: four at a time, one by one, or without gaps as one run."""
-    step = lanes(x)
-    if 3 * width * x.itemsize > NEAR and y_stride % step == 0:  # all rows lie alike on cache lines
-        size = row_size(x, width)
+    if 3 * width * x.itemsize > NEAR and y_stride % lanes(x) == 0:  # all rows lie alike on cache lines
         for _ in range(n_rows // 4):
-            c, n = 0, until_aligned(y, m) or step
-            while c < width:
-                normalize_four(x, y, table, size, c, n, k + c, x_stride, m + c, y_stride, streamed)
-                c += n
-                n = min(step, width - c)
+            normalize_four(x, y, table, k, x_stride, m, y_stride, width, streamed)
             k += 4 * x_stride
             m += 4 * y_stride
         n_rows %= 4
@@ -108,7 +120,8 @@ def normalize_channels_last(
     n_outer, n_channels, n_inner = row(grid, 0)
     x0, xo, xc = row(grid, 1)
     y0, yo, yc = row(grid, 2)
-    table = np.empty(3 * row_size(x, n_channels), x.dtype)
+    memory = np.empty(3 * row_size(x, n_channels) + lanes(x), x.dtype)
+    table = memory[table_start(memory, y, y0, yo) :]
     normalize_coefficients(x, mean, var, weight, bias, eps, 0, n_channels, table)
     cuts = row_cuts(n_outer, n_channels)
     for index in prange(cuts):
@@ -139,14 +152,17 @@ def gradient_cycle(dy, x, dx, table, g, k, m, n, width, streamed):
         k += r
         m += r
         c = r % width
-    ahead = step % width
-    later = UNDER_WAY // x.itemsize
-    while k + step <= stop:
+    ahead, last = step % width, stop - step
+    later, apart = UNDER_WAY // x.itemsize, g - k
+    w, v = (load(dy, g), load(x, k)) if k <= last else (zero, zero)
+    while k <= last:
         prefetch(dy, g + later)
         prefetch(x, k + later)
-        put(dx, m, gradient_at(table, c, size, load(dy, g), load(x, k)), streamed)
         g += step
         k += step
+        next_w, next_v = load(dy, min(k, last) + apart), load(x, min(k, last))
+        put(dx, m, gradient_at(table, c, size, w, v), streamed)
+        w, v = next_w, next_v
         m += step
         c += ahead
         if c >= width:
@@ -157,40 +173,43 @@ def gradient_cycle(dy, x, dx, table, g, k, m, n, width, streamed):
 
 
 @inline
-def gradient_four(dy, x, dx, table, size, c, n, g, g_stride, k, x_stride, m, d_stride, streamed):
-    """n <= lanes columns of four rows, which are channels from c on."""
-    x_high, g_high, r = load(table, c), load(table, size + c), load(table, 2 * size + c)
-    a, b, d = load(table, 3 * size + c), load(table, 4 * size + c), load(table, 5 * size + c)
-    if n == lanes(x):
-        d0 = slope(load(dy, g), load(x, k), x_high, g_high, r, a, b, d)
-        d1 = slope(load(dy, g + g_stride), load(x, k + x_stride), x_high, g_high, r, a, b, d)
-        d2 = slope(load(dy, g + 2 * g_stride), load(x, k + 2 * x_stride), x_high, g_high, r, a, b, d)
-        d3 = slope(load(dy, g + 3 * g_stride), load(x, k + 3 * x_stride), x_high, g_high, r, a, b, d)
-        put(dx, m, d0, streamed)
-        put(dx, m + d_stride, d1, streamed)
-        put(dx, m + 2 * d_stride, d2, streamed)
-        put(dx, m + 3 * d_stride, d3, streamed)
-    else:
-        for _ in range(4):
-            w, v = load_part(dy, g, n, g_high), load_part(x, k, n, x_high)
-            store_part(dx, m, slope(w, v, x_high, g_high, r, a, b, d), n)
-            g += g_stride
-            k += x_stride
-            m += d_stride
+def gradient_part(dy, x, dx, table, size, c, n, g, g_stride, k, x_stride, m, d_stride):
+    """n < lanes columns of four rows, which are channels from c on."""
+    x_high, g_high = load(table, c), load(table, size + c)
+    for r in range(4):
+        w, v = load_part(dy, g + c + r * g_stride, n, g_high), load_part(x, k + c + r * x_stride, n, x_high)
+        store_part(dx, m + c + r * d_stride, gradient_at(table, c, size, w, v), n)
+
+
+@inner
+def gradient_four(dy, x, dx, table, g, g_stride, k, x_stride, m, d_stride, width, streamed):
+    """Four rows of `width` channels, as in `normalize_four`."""
+    step, size = lanes(x), row_size(x, width)
+    c, last = until_aligned(dx, m), width - step
+    gradient_part(dy, x, dx, table, size, 0, c, g, g_stride, k, x_stride, m, d_stride)
+    g0, g1, g2, g3 = load_four(dy, g + c, g_stride)
+    v0, v1, v2, v3 = load_four(x, k + c, x_stride)
+    while c <= last:
+        h0, h1, h2, h3 = load_four(dy, g + min(c + step, last), g_stride)
+        w0, w1, w2, w3 = load_four(x, k + min(c + step, last), x_stride)
+        x_high, g_high, r = load(table, c), load(table, size + c), load(table, 2 * size + c)
+        a, b, d = load(table, 3 * size + c), load(table, 4 * size + c), load(table, 5 * size + c)
+        put(dx, m + c, slope(g0, v0, x_high, g_high, r, a, b, d), streamed)
+        put(dx, m + c + d_stride, slope(g1, v1, x_high, g_high, r, a, b, d), streamed)
+        put(dx, m + c + 2 * d_stride, slope(g2, v2, x_high, g_high, r, a, b, d), streamed)
+        put(dx, m + c + 3 * d_stride, slope(g3, v3, x_high, g_high, r, a, b, d), streamed)
+        g0, g1, g2, g3 = h0, h1, h2, h3
+        v0, v1, v2, v3 = w0, w1, w2, w3
+        c += step
+    gradient_part(dy, x, dx, table, size, c, width - c, g, g_stride, k, x_stride, m, d_stride)
 
 
 @inner
 def gradient_rows(dy, x, dx, table, g, g_stride, k, x_stride, m, d_stride, n_rows, width, streamed):
     """Rows of `width` channels, as in `normalize_rows`."""
-    step = lanes(x)
-    if 6 * width * x.itemsize > NEAR and d_stride % step == 0:
-        size = row_size(x, width)
+    if 6 * width * x.itemsize > NEAR and d_stride % lanes(x) == 0:
         for _ in range(n_rows // 4):
-            c, n = 0, until_aligned(dx, m) or step
-            while c < width:
-                gradient_four(dy, x, dx, table, size, c, n, g + c, g_stride, k + c, x_stride, m + c, d_stride, streamed)
-                c += n
-                n = min(step, width - c)
+            gradient_four(dy, x, dx, table, g, g_stride, k, x_stride, m, d_stride, width, streamed)
             g += 4 * g_stride
             k += 4 * x_stride
             m += 4 * d_stride
@@ -233,7 +252,8 @@ def backward_elemt_channels_last(
     g0, go, gc = row(grid, 1)
     x0, xo, xc = row(grid, 2)
     d0, do, dc = row(grid, 3)
-    table = np.empty(6 * row_size(x, n_channels), x.dtype)
+    memory = np.empty(6 * row_size(x, n_channels) + lanes(x), x.dtype)
+    table = memory[table_start(memory, dx, d0, do) :]
     gradient_coefficients(x, mean, invstd, weight, sums, 0, n_channels, count, table)
     cuts = row_cuts(n_outer, n_channels)
     for index in prange(cuts):
