@@ -13,7 +13,7 @@ from .._geometry import INVSTD, M2, MEAN
 from .._scalar import INVERTED
 from .ahead import reads_on
 from .channels import gradient_coefficients, normalize_coefficients, put_invstds, row_size, update_running
-from .partition import channel_parts
+from .partition import channel_parts, n_groups, part_range
 from .pointwise_first import gradient_planes, normalize_planes
 from .reduce_first import store_dots, store_moments
 from .reduce_long import part_dots, part_moments
@@ -60,11 +60,11 @@ def forward_long_channels_first(
     n_outer, n_channels, n_inner = row(grid, 0)
     x0, xo, xc = row(grid, 1)
     count, parts = n_outer * n_inner, channel_parts(n_outer, n_inner)
-    group = max(1, neighbours(count, x.itemsize))
+    groups = n_groups(n_channels, max(1, neighbours(count, x.itemsize)))
     means, invstds = stats[MEAN], stats[INVSTD]
-    for index in prange((n_channels + group - 1) // group):
-        first = np.int64(index) * group
-        width = min(group, n_channels - first)
+    for index in prange(groups):
+        first, last = part_range(n_channels, 1, np.int64(index), groups)
+        width = last - first
         partial = np.empty((width * parts, 3))
         for item in range(width * parts):
             start = x0 + (first + item // parts) * xc
@@ -94,11 +94,11 @@ def forward_short_channels_first(
     """Training forward; moves 2 elements' bytes an element where a group of channels fits in cache, else 3."""
     n_outer, n_channels, n_inner = row(grid, 0)
     count, parts = n_outer * n_inner, short_parts(n_outer, n_inner)
-    group = max(short_group(n_channels, n_inner), neighbours(count, x.itemsize))
+    groups = n_groups(n_channels, max(short_group(n_channels, n_inner), neighbours(count, x.itemsize)))
     means, invstds = stats[MEAN], stats[INVSTD]
-    for index in prange((n_channels + group - 1) // group):
-        first = np.int64(index) * group
-        width = min(group, n_channels - first)
+    for index in prange(groups):
+        first, last = part_range(n_channels, 1, np.int64(index), groups)
+        width = last - first
         partial = np.empty((width * parts, 3))
         narrow, wide = np.empty(narrow_size(x, width), x.dtype), np.empty(wide_size(x, width))
         for part in range(parts):
@@ -140,10 +140,10 @@ def backward_long_channels_first(
     g0, go, gc = row(grid, 1)
     x0, xo, xc = row(grid, 2)
     parts = channel_parts(n_outer, n_inner)
-    group = max(1, neighbours(n_outer * n_inner, 2 * x.itemsize))
-    for index in prange((n_channels + group - 1) // group):
-        first = np.int64(index) * group
-        width = min(group, n_channels - first)
+    groups = n_groups(n_channels, max(1, neighbours(n_outer * n_inner, 2 * x.itemsize)))
+    for index in prange(groups):
+        first, last = part_range(n_channels, 1, np.int64(index), groups)
+        width = last - first
         partial = np.empty((width * parts, 2))
         for item in range(width * parts):
             c = first + item // parts
@@ -168,10 +168,10 @@ def backward_short_channels_first(
     """dx and the three sums; moves 3 elements' bytes an element where a group of channels fits in cache, else 5."""
     n_outer, n_channels, n_inner = row(grid, 0)
     parts = short_parts(n_outer, n_inner)
-    group = max(short_group(n_channels, n_inner), neighbours(n_outer * n_inner, 2 * x.itemsize))
-    for index in prange((n_channels + group - 1) // group):
-        first = np.int64(index) * group
-        width = min(group, n_channels - first)
+    groups = n_groups(n_channels, max(short_group(n_channels, n_inner), neighbours(n_outer * n_inner, 2 * x.itemsize)))
+    for index in prange(groups):
+        first, last = part_range(n_channels, 1, np.int64(index), groups)
+        width = last - first
         partial = np.empty((width * parts, 2))
         narrow, wide = np.empty(narrow_size(x, width), x.dtype), np.empty(wide_size(x, width))
         for part in range(parts):

@@ -12,7 +12,7 @@ import numpy as np
 from .._compile import Grid, In, Table, WideRow, inner, kernel, prange, row
 from .._geometry import M2, MEAN, SUM_DY, SUM_DY_XMU
 from .channels import put_grad_weights
-from .partition import channel_parts, merge
+from .partition import channel_parts, merge, n_groups, part_range
 from .reduce_long import part_dots, part_moments, plain_mean
 from .reduce_short import narrow_size, short_dots, short_group, short_moments, short_parts, wide_size
 
@@ -71,12 +71,12 @@ def moments_long_channels_first(x: In, stats: Table, grid: Grid) -> None:
 def moments_short_channels_first(x: In, stats: Table, grid: Grid) -> None:
     """Mean and M2 of each channel; reads 1 element's bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
-    group, parts = short_group(n_channels, n_inner), short_parts(n_outer, n_inner)
+    groups, parts = n_groups(n_channels, short_group(n_channels, n_inner)), short_parts(n_outer, n_inner)
     partial = np.empty((n_channels * parts, 3))
-    for index in prange((n_channels + group - 1) // group * parts):
+    for index in prange(groups * parts):
         item = np.int64(index)
-        first = item // parts * group
-        width = min(group, n_channels - first)
+        first, last = part_range(n_channels, 1, item // parts, groups)
+        width = last - first
         narrow, wide = np.empty(narrow_size(x, width), x.dtype), np.empty(wide_size(x, width))
         short_moments(x, grid, first, width, item % parts, parts, narrow, wide, partial, first * parts)
         if parts == 1:
@@ -107,12 +107,12 @@ def backward_reduce_short_channels_first(
 ) -> None:
     """The three sums of each channel; reads 2 elements' bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
-    group, parts = short_group(n_channels, n_inner), short_parts(n_outer, n_inner)
+    groups, parts = n_groups(n_channels, short_group(n_channels, n_inner)), short_parts(n_outer, n_inner)
     partial = np.empty((n_channels * parts, 2))
-    for index in prange((n_channels + group - 1) // group * parts):
+    for index in prange(groups * parts):
         item = np.int64(index)
-        first = item // parts * group
-        width = min(group, n_channels - first)
+        first, last = part_range(n_channels, 1, item // parts, groups)
+        width = last - first
         narrow, wide = np.empty(narrow_size(x, width), x.dtype), np.empty(wide_size(x, width))
         short_dots(dy, x, mean, grid, first, width, item % parts, parts, narrow, wide, partial, first * parts)
     store_dots(invstd, 0, n_channels, parts, partial, 0, sums)
