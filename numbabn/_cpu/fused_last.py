@@ -14,7 +14,7 @@ from .._scalar import INVERTED
 from .channels import put_affines, put_gradients, put_invstds, repeat, row_size, table_start, update_running
 from .intrinsics import lanes
 from .pointwise_last import gradient_cut, normalize_cut, row_cuts
-from .reduce_last import PANEL, channels_of_panel, dots_item, dots_panel, moments_item, moments_panel, rows_plan
+from .reduce_last import channels_of_panel, dots_item, dots_panel, moments_item, moments_panel, rows_plan
 
 
 @inner
@@ -43,20 +43,19 @@ def forward_channels_last(
     n_outer, n_channels, n_inner = row(grid, 0)
     x0, xo, xc = row(grid, 1)
     y0, yo, yc = row(grid, 2)
-    abreast, n_rows, n_columns, parts, panels = rows_plan(n_outer, n_channels, xo != n_channels)
-    width = min(PANEL, n_columns)
+    abreast, n_rows, n_columns, parts, width, panels = rows_plan(x, n_outer, n_channels, xo != n_channels)
     partial = np.empty(panels * parts * 2 * width)
     for index in prange(panels * parts):
         sums = np.empty(4 * width, x.dtype)
-        moments_item(x, x0, xo * abreast, n_rows, n_columns, parts, np.int64(index), sums, partial)
+        moments_item(x, x0, xo * abreast, n_rows, n_columns, parts, width, np.int64(index), sums, partial)
     means, invstds = stats[MEAN], stats[INVSTD]
     size = row_size(x, n_channels)
     memory = np.empty(3 * size + lanes(x), x.dtype)
     table = memory[table_start(memory, y, y0, yo) :]
     for index in prange(panels):
         panel = np.int64(index)
-        moments_panel(x, x0, xo, n_outer, abreast, n_columns, parts, panel, partial, stats)
-        first, channels = channels_of_panel(panel, panels, n_columns, abreast)
+        moments_panel(x, x0, xo, n_outer, abreast, n_columns, parts, width, panel, partial, stats)
+        first, channels = channels_of_panel(panel, n_columns, width, abreast)
         put_invstds(stats, first, channels, float(n_outer), eps)
         put_affines(x, means, invstds, weight, bias, INVERTED, first, channels, table, first, size)
     repeat(table, n_channels, size, 3)
@@ -87,21 +86,19 @@ def backward_channels_last(
     x0, xo, xc = row(grid, 2)
     d0, do, dc = row(grid, 3)
     gaps = go != n_channels or xo != n_channels
-    abreast, n_rows, n_columns, parts, panels = rows_plan(n_outer, n_channels, gaps)
-    width = min(PANEL, n_columns)
+    abreast, n_rows, n_columns, parts, width, panels = rows_plan(x, n_outer, n_channels, gaps)
     partial = np.empty(panels * parts * 2 * width)
     size = row_size(x, n_channels)
     memory = np.empty(6 * size + lanes(x), x.dtype)
     table = memory[table_start(memory, dx, d0, do) :]
     for index in prange(panels * parts):
         scratch, item = np.empty(2 * width, x.dtype), np.int64(index)
-        dots_item(
-            dy, x, mean, g0, go * abreast, x0, xo * abreast, abreast, n_rows, n_columns, parts, item, scratch, partial
-        )
+        g_step, x_step = go * abreast, xo * abreast
+        dots_item(dy, x, mean, g0, g_step, x0, x_step, abreast, n_rows, n_columns, parts, width, item, scratch, partial)
     for index in prange(panels):
         panel = np.int64(index)
-        dots_panel(dy, x, mean, invstd, g0, go, x0, xo, n_outer, abreast, n_columns, parts, panel, partial, sums)
-        first, channels = channels_of_panel(panel, panels, n_columns, abreast)
+        dots_panel(dy, x, mean, invstd, g0, go, x0, xo, n_outer, abreast, n_columns, parts, width, panel, partial, sums)
+        first, channels = channels_of_panel(panel, n_columns, width, abreast)
         put_gradients(x, mean, invstd, weight, sums, first, channels, float(n_outer), table, first, size)
     repeat(table, n_channels, size, 6)
     cuts = row_cuts(n_outer, n_channels)

@@ -14,6 +14,7 @@ STRIP = 1024  # elements whose squares a lane adds before they go to float64. Fa
 # of their last place; their squares' lowest bits are not uniform, and rounding them has a bias: with 4,096 instead,
 # the variance of data at 10,000 standard deviations is off by 4e-7
 ROWS = 128  # rows of a channels-last chunk: a lane adds 16 groups of eight, 1e-7 of its sum
+LEAST = 8 * CHUNK  # elements of a part, so that there is something to sum for what it costs to merge
 PARTS = 64  # most parts that a channel, or all rows, are cut into
 LOW, HIGH = 1e-30, 1e36  # M2 per element, and M2, that float32 squares hold with all digits
 
@@ -23,7 +24,7 @@ merge = inner(_merge)
 @inner
 def n_parts(n_elements, n_chunks):
     """Parts of at least 32,768 elements, and of four chunks where that leaves four parts: all have sums to merge."""
-    return max(1, min(PARTS, n_elements // (8 * CHUNK), max(n_chunks // 4, min(n_chunks, 4))))
+    return max(1, min(PARTS, n_elements // LEAST, max(n_chunks // 4, min(n_chunks, 4))))
 
 
 @inner
