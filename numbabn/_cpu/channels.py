@@ -114,14 +114,6 @@ def put_affines(x, mean, var, weight, bias, eps, c0, width, table, at, size):
 
 
 @inner
-def normalize_coefficients(x, mean, var, weight, bias, eps, c0, width, table):
-    """High, a and b of `width` channels from c0 on, to the three rows of `table`."""
-    size = row_size(x, width)
-    put_affines(x, mean, var, weight, bias, eps, c0, width, table, 0, size)
-    repeat(table, width, size, 3)
-
-
-@inner
 def put_gradients(x, mean, invstd, weight, sums, c0, width, count, table, at, size):
     """High means of x and dy, r, a, b and d of channels: dx = (dy - g_high) * a + ((x - x_high) * r * b + d).
 
@@ -141,11 +133,3 @@ def put_gradients(x, mean, invstd, weight, sums, c0, width, count, table, at, si
         store_part(table, at + 3 * size + c, cast(a, x.dtype), n)
         store_part(table, at + 4 * size + c, cast(b, x.dtype), n)
         store_part(table, at + 5 * size + c, cast(d, x.dtype), n)
-
-
-@inner
-def gradient_coefficients(x, mean, invstd, weight, sums, c0, width, count, table):
-    """High means of x and dy, r, a, b and d of `width` channels from c0 on, to the six rows of `table`."""
-    size = row_size(x, width)
-    put_gradients(x, mean, invstd, weight, sums, c0, width, count, table, 0, size)
-    repeat(table, width, size, 6)

@@ -12,7 +12,7 @@ from .._compile import Grid, In, Out, OutRow, Row, Table, WideRow, inner, kernel
 from .._geometry import INVSTD, M2, MEAN
 from .._scalar import INVERTED
 from .ahead import reads_on
-from .channels import gradient_coefficients, normalize_coefficients, put_invstds, row_size, update_running
+from .channels import put_affines, put_gradients, put_invstds, update_running
 from .partition import channel_parts, n_groups, part_range
 from .pointwise_first import gradient_planes, normalize_planes
 from .reduce_first import store_dots, store_moments
@@ -36,7 +36,7 @@ def forward_group(x, y, weight, bias, means, invstds, stats, grid, eps, streamed
     y0, yo, yc = row(grid, 2)
     store_moments(x, grid, first, width, parts, partial, 0, stats)
     put_invstds(stats, first, width, float(n_outer * n_inner), eps)
-    normalize_coefficients(x, means, invstds, weight, bias, INVERTED, first, width, table)
+    put_affines(x, means, invstds, weight, bias, INVERTED, first, width, table, 0, width)
     k, m, far = x0 + first * xc, y0 + first * yc, reads_on(x, grid, 1)
     normalize_planes(x, y, table, n_outer, width, n_inner, k, xo, xc, m, yo, yc, far, streamed)
 
@@ -60,7 +60,7 @@ def forward_long_channels_first(
     n_outer, n_channels, n_inner = row(grid, 0)
     x0, xo, xc = row(grid, 1)
     count, parts = n_outer * n_inner, channel_parts(n_outer, n_inner)
-    groups = n_groups(n_channels, max(1, neighbours(count, x.itemsize)))
+    groups = n_groups(n_channels, count, max(1, neighbours(count, x.itemsize)))
     means, invstds = stats[MEAN], stats[INVSTD]
     for index in prange(groups):
         first, last = part_range(n_channels, 1, np.int64(index), groups)
@@ -69,7 +69,7 @@ def forward_long_channels_first(
         for item in range(width * parts):
             start = x0 + (first + item // parts) * xc
             part_moments(x, start, xo, n_outer, n_inner, item % parts, parts, partial, item)
-        table = np.empty(3 * row_size(x, width), x.dtype)
+        table = np.empty(3 * width, x.dtype)
         forward_group(
             x, y, weight, bias, means, invstds, stats, grid, eps, streamed, first, width, parts, partial, table
         )
@@ -94,7 +94,7 @@ def forward_short_channels_first(
     """Training forward; moves 2 elements' bytes an element where a group of channels fits in cache, else 3."""
     n_outer, n_channels, n_inner = row(grid, 0)
     count, parts = n_outer * n_inner, short_parts(n_outer, n_inner)
-    groups = n_groups(n_channels, max(short_group(n_channels, n_inner), neighbours(count, x.itemsize)))
+    groups = n_groups(n_channels, count, max(short_group(n_channels, n_inner), neighbours(count, x.itemsize)))
     means, invstds = stats[MEAN], stats[INVSTD]
     for index in prange(groups):
         first, last = part_range(n_channels, 1, np.int64(index), groups)
@@ -103,7 +103,7 @@ def forward_short_channels_first(
         narrow, wide = np.empty(narrow_size(x, width), x.dtype), np.empty(wide_size(x, width))
         for part in range(parts):
             short_moments(x, grid, first, width, part, parts, narrow, wide, partial, 0)
-        table = np.empty(3 * row_size(x, width), x.dtype)
+        table = np.empty(3 * width, x.dtype)
         forward_group(
             x, y, weight, bias, means, invstds, stats, grid, eps, streamed, first, width, parts, partial, table
         )
@@ -118,7 +118,7 @@ def backward_group(dy, x, dx, mean, invstd, weight, sums, grid, streamed, first,
     x0, xo, xc = row(grid, 2)
     d0, do, dc = row(grid, 3)
     store_dots(invstd, first, width, parts, partial, 0, sums)
-    gradient_coefficients(x, mean, invstd, weight, sums, first, width, float(n_outer * n_inner), table)
+    put_gradients(x, mean, invstd, weight, sums, first, width, float(n_outer * n_inner), table, 0, width)
     g, k, m, far = g0 + first * gc, x0 + first * xc, d0 + first * dc, reads_on(x, grid, 2)
     gradient_planes(dy, x, dx, table, n_outer, width, n_inner, g, go, gc, k, xo, xc, m, do, dc, far, streamed)
 
@@ -139,8 +139,8 @@ def backward_long_channels_first(
     n_outer, n_channels, n_inner = row(grid, 0)
     g0, go, gc = row(grid, 1)
     x0, xo, xc = row(grid, 2)
-    parts = channel_parts(n_outer, n_inner)
-    groups = n_groups(n_channels, max(1, neighbours(n_outer * n_inner, 2 * x.itemsize)))
+    count, parts = n_outer * n_inner, channel_parts(n_outer, n_inner)
+    groups = n_groups(n_channels, count, max(1, neighbours(count, 2 * x.itemsize)))
     for index in prange(groups):
         first, last = part_range(n_channels, 1, np.int64(index), groups)
         width = last - first
@@ -149,7 +149,7 @@ def backward_long_channels_first(
             c = first + item // parts
             g, k, part = g0 + c * gc, x0 + c * xc, item % parts
             part_dots(dy, x, mean[c], g, go, k, xo, n_outer, n_inner, part, parts, partial, item)
-        table = np.empty(6 * row_size(x, width), x.dtype)
+        table = np.empty(6 * width, x.dtype)
         backward_group(dy, x, dx, mean, invstd, weight, sums, grid, streamed, first, width, parts, partial, table)
 
 
@@ -167,8 +167,8 @@ def backward_short_channels_first(
 ) -> None:
     """dx and the three sums; moves 3 elements' bytes an element where a group of channels fits in cache, else 5."""
     n_outer, n_channels, n_inner = row(grid, 0)
-    parts = short_parts(n_outer, n_inner)
-    groups = n_groups(n_channels, max(short_group(n_channels, n_inner), neighbours(n_outer * n_inner, 2 * x.itemsize)))
+    count, parts = n_outer * n_inner, short_parts(n_outer, n_inner)
+    groups = n_groups(n_channels, count, max(short_group(n_channels, n_inner), neighbours(count, 2 * x.itemsize)))
     for index in prange(groups):
         first, last = part_range(n_channels, 1, np.int64(index), groups)
         width = last - first
@@ -176,5 +176,5 @@ def backward_short_channels_first(
         narrow, wide = np.empty(narrow_size(x, width), x.dtype), np.empty(wide_size(x, width))
         for part in range(parts):
             short_dots(dy, x, mean, grid, first, width, part, parts, narrow, wide, partial, 0)
-        table = np.empty(6 * row_size(x, width), x.dtype)
+        table = np.empty(6 * width, x.dtype)
         backward_group(dy, x, dx, mean, invstd, weight, sums, grid, streamed, first, width, parts, partial, table)

@@ -6,7 +6,7 @@ import numpy as np
 
 from .._compile import Grid, In, Out, Row, Table, WideRow, inline, inner, kernel, prange, row
 from .ahead import UNDER_WAY
-from .channels import gradient_coefficients, normalize_coefficients, row_size, table_start
+from .channels import put_affines, put_gradients, repeat, row_size, table_start
 from .intrinsics import fence, fma, lanes, load, load_part, prefetch, splat, store_part, until_aligned
 from .pointwise import SPAN, put, slope
 
@@ -120,9 +120,11 @@ def normalize_channels_last(
     n_outer, n_channels, n_inner = row(grid, 0)
     x0, xo, xc = row(grid, 1)
     y0, yo, yc = row(grid, 2)
-    memory = np.empty(3 * row_size(x, n_channels) + lanes(x), x.dtype)
+    size = row_size(x, n_channels)
+    memory = np.empty(3 * size + lanes(x), x.dtype)
     table = memory[table_start(memory, y, y0, yo) :]
-    normalize_coefficients(x, mean, var, weight, bias, eps, 0, n_channels, table)
+    put_affines(x, mean, var, weight, bias, eps, 0, n_channels, table, 0, size)
+    repeat(table, n_channels, size, 3)
     cuts = row_cuts(n_outer, n_channels)
     for index in prange(cuts):
         normalize_cut(x, y, table, x0, xo, y0, yo, n_outer, n_channels, np.int64(index), cuts, streamed)
@@ -252,9 +254,11 @@ def backward_elemt_channels_last(
     g0, go, gc = row(grid, 1)
     x0, xo, xc = row(grid, 2)
     d0, do, dc = row(grid, 3)
-    memory = np.empty(6 * row_size(x, n_channels) + lanes(x), x.dtype)
+    size = row_size(x, n_channels)
+    memory = np.empty(6 * size + lanes(x), x.dtype)
     table = memory[table_start(memory, dx, d0, do) :]
-    gradient_coefficients(x, mean, invstd, weight, sums, 0, n_channels, count, table)
+    put_gradients(x, mean, invstd, weight, sums, 0, n_channels, count, table, 0, size)
+    repeat(table, n_channels, size, 6)
     cuts = row_cuts(n_outer, n_channels)
     for index in prange(cuts):
         gradient_cut(dy, x, dx, table, g0, go, x0, xo, d0, do, n_outer, n_channels, np.int64(index), cuts, streamed)

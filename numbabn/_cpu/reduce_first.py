@@ -71,7 +71,8 @@ def moments_long_channels_first(x: In, stats: Table, grid: Grid) -> None:
 def moments_short_channels_first(x: In, stats: Table, grid: Grid) -> None:
     """Mean and M2 of each channel; reads 1 element's bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
-    groups, parts = n_groups(n_channels, short_group(n_channels, n_inner)), short_parts(n_outer, n_inner)
+    parts = short_parts(n_outer, n_inner)
+    groups = n_groups(n_channels, n_outer * n_inner, short_group(n_channels, n_inner))
     partial = np.empty((n_channels * parts, 3))
     for index in prange(groups * parts):
         item = np.int64(index)
@@ -107,7 +108,8 @@ def backward_reduce_short_channels_first(
 ) -> None:
     """The three sums of each channel; reads 2 elements' bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
-    groups, parts = n_groups(n_channels, short_group(n_channels, n_inner)), short_parts(n_outer, n_inner)
+    parts = short_parts(n_outer, n_inner)
+    groups = n_groups(n_channels, n_outer * n_inner, short_group(n_channels, n_inner))
     partial = np.empty((n_channels * parts, 2))
     for index in prange(groups * parts):
         item = np.int64(index)
