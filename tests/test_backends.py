@@ -26,6 +26,7 @@ SHAPES = {
     "channels-shared-whole": (2, 17, 9, 13),
     "chunks-of-rows": (70, 300),
     "panels": (66, 1100),
+    "narrow-panels": (127, 259),
     "wide-rows": (11, 1376),
     "parts-of-rows": (1100, 61),
     "uneven-parts-of-rows": (2500, 43),

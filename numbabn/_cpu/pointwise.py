@@ -5,7 +5,8 @@ the arrays of a parallel loop are apart, and a vector that is to be read early m
 
 Along rows the next vectors are read before these are written. A processor that first compares the last 12 bits of two
 addresses takes a read for one of what has just been written where y lies 64 bytes behind x modulo 4096, and waits: one
-row at a time took 1.25 times as long so, four rows of whole pages 1.4 times from 16 bytes on.
+row at a time took 1.25 times as long so, four rows of whole pages 1.4 times from 16 bytes on. The last vectors are read
+twice, the second time for nothing.
 """
 
 from __future__ import annotations
