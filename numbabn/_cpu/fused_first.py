@@ -25,7 +25,7 @@ GROUP = 1 << 16  # bytes of neighbouring channels that one work item takes, wher
 @inner
 def neighbours(count, itemsize):
     """Channels of `count` elements that one work item takes: as many as stay in L2, so that they share cache lines."""
-    return GROUP // (count * itemsize)
+    return max(1, GROUP // (count * itemsize))
 
 
 @inner
@@ -60,7 +60,7 @@ def forward_long_channels_first(
     n_outer, n_channels, n_inner = row(grid, 0)
     x0, xo, xc = row(grid, 1)
     count, parts = n_outer * n_inner, channel_parts(n_outer, n_inner)
-    groups = n_groups(n_channels, count, max(1, neighbours(count, x.itemsize)))
+    groups = n_groups(n_channels, count, neighbours(count, x.itemsize))
     means, invstds = stats[MEAN], stats[INVSTD]
     for index in prange(groups):
         first, last = part_range(n_channels, 1, np.int64(index), groups)
@@ -140,7 +140,7 @@ def backward_long_channels_first(
     g0, go, gc = row(grid, 1)
     x0, xo, xc = row(grid, 2)
     count, parts = n_outer * n_inner, channel_parts(n_outer, n_inner)
-    groups = n_groups(n_channels, count, max(1, neighbours(count, 2 * x.itemsize)))
+    groups = n_groups(n_channels, count, neighbours(count, 2 * x.itemsize))
     for index in prange(groups):
         first, last = part_range(n_channels, 1, np.int64(index), groups)
         width = last - first

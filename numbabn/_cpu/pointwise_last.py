@@ -64,7 +64,7 @@ def normalize_part(x, y, table, size, c, n, k, x_stride, m, y_stride):
 
 @inner
 def normalize_four(x, y, table, k, x_stride, m, y_stride, width, streamed):
-    """Four rows of `width` channels, more than a vector, with coefficients that are loaded once for all four."""
+    """Four rows of `width` channels, two vectors or more, with coefficients that are loaded once for all four."""
     step, size = lanes(x), row_size(x, width)
     c, last = until_aligned(y, m), width - step
     normalize_part(x, y, table, size, 0, c, k, x_stride, m, y_stride)
