@@ -44,15 +44,17 @@ _CACHE_ERRORS = (RuntimeError, OSError, EOFError, pickle.UnpicklingError)  # no 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def inner(function: _F, forceinline: bool = False) -> _F:
+_ONLY_FOR_KERNELS = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, **_OPTIONS}
+
+
+def inner(function: _F) -> _F:
     """Compile a function that only kernels call; it lives in their cache entries and cannot allocate.
 
     Without Numba's runtime, array arguments are not reference-counted: two atomic operations a call, from all threads
     on one address, made a pass over 7x7 planes twice as long. Nor has it wrappers for other callers, which took a
     quarter of the time to compile.
     """
-    only_for_kernels = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return numba.njit(forceinline=forceinline, **only_for_kernels, **_OPTIONS)(function)  # type: ignore[no-any-return]
+    return numba.njit(**_ONLY_FOR_KERNELS)(function)  # type: ignore[no-any-return]
 
 
 def inline(function: _F) -> _F:
@@ -60,7 +62,16 @@ def inline(function: _F) -> _F:
 
     Left to LLVM, planes of 7x7 took from once to twice the time, by what else stood in the kernel.
     """
-    return inner(function, forceinline=True)
+    return numba.njit(forceinline=True, **_ONLY_FOR_KERNELS)(function)  # type: ignore[no-any-return]
+
+
+def unfold(function: _F) -> _F:
+    """Compile a function as if its lines stood in the parallel loop that calls it: for those that hold most of one.
+
+    LLVM works through all that a function calls again for each caller on the way up, and four times for a parallel
+    loop: one step less took 0.7 s of 7 from the first call of a kernel. For what these functions call it gave nothing.
+    """
+    return numba.njit(inline="always", **_ONLY_FOR_KERNELS)(function)  # type: ignore[no-any-return]
 
 
 @inner

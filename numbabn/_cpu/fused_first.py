@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._compile import Grid, In, Out, OutRow, Row, Table, WideRow, inner, kernel, prange, row
+from .._compile import Grid, In, Out, OutRow, Row, Table, WideRow, inner, kernel, prange, row, unfold
 from .._geometry import INVSTD, M2, MEAN
 from .._scalar import INVERTED
 from .ahead import reads_on
@@ -28,7 +28,7 @@ def neighbours(count, itemsize):
     return max(1, GROUP // (count * itemsize))
 
 
-@inner
+@unfold
 def forward_group(x, y, weight, bias, means, invstds, stats, grid, eps, streamed, first, width, parts, partial, table):
     """Statistics and y of `width` channels from `first` on, whose parts are in `partial`."""
     n_outer, _, n_inner = row(grid, 0)
@@ -110,7 +110,7 @@ def forward_short_channels_first(
     update_running(running_mean, running_var, means, stats[M2], float(count), momentum, ddof)
 
 
-@inner
+@unfold
 def backward_group(dy, x, dx, mean, invstd, weight, sums, grid, streamed, first, width, parts, partial, table):
     """All sums and dx of `width` channels from `first` on, whose parts are in `partial`."""
     n_outer, _, n_inner = row(grid, 0)

@@ -52,8 +52,7 @@ def forward_channels_last(
     size = row_size(x, n_channels)
     memory = np.empty(3 * size + lanes(x), x.dtype)
     table = memory[table_start(memory, y, y0, yo) :]
-    for index in prange(panels):
-        panel = np.int64(index)
+    for panel in range(panels):
         moments_panel(x, x0, xo, n_outer, abreast, n_columns, parts, width, panel, partial, stats)
         first, channels = channels_of_panel(panel, n_columns, width, abreast)
         put_invstds(stats, first, channels, float(n_outer), eps)
@@ -95,8 +94,7 @@ def backward_channels_last(
         scratch, item = np.empty(2 * width, x.dtype), np.int64(index)
         g_step, x_step = go * abreast, xo * abreast
         dots_item(dy, x, mean, g0, g_step, x0, x_step, abreast, n_rows, n_columns, parts, width, item, scratch, partial)
-    for index in prange(panels):
-        panel = np.int64(index)
+    for panel in range(panels):
         dots_panel(dy, x, mean, invstd, g0, go, x0, xo, n_outer, abreast, n_columns, parts, width, panel, partial, sums)
         first, channels = channels_of_panel(panel, n_columns, width, abreast)
         put_gradients(x, mean, invstd, weight, sums, first, channels, float(n_outer), table, first, size)

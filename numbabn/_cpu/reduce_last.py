@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from .._compile import Grid, In, Table, WideRow, inner, kernel, prange, row
+from .._compile import Grid, In, Table, WideRow, inner, kernel, prange, row, unfold
 from .._geometry import M2, MEAN, SUM_DY, SUM_DY_XMU
 from .channels import put_grad_weights, wide_part
 from .intrinsics import cast, lanes, load_part, splat, store_part
@@ -122,7 +122,7 @@ def rows_plan(x, n_outer, n_channels, gaps):
     return abreast, n_rows, n_columns, parts, width, n_panels(n_columns, width)
 
 
-@inner
+@unfold
 def moments_item(x, x0, stride, n_rows, n_columns, parts, width, item, sums, partial):
     """Moments of one part of one panel, to its place in `partial`; `sums` is scratch for four rows."""
     part, c0, columns = panel_of(item, n_columns, width)
@@ -130,7 +130,7 @@ def moments_item(x, x0, stride, n_rows, n_columns, parts, width, item, sums, par
     rows_moments(x, x0 + c0, stride, first, last, columns, sums, partial, item * 2 * width)
 
 
-@inner
+@unfold
 def moments_panel(x, x0, xo, n_outer, abreast, n_columns, parts, width, panel, partial, stats):
     """MEAN and M2 of a panel's channels from its parts."""
     at, ahead = panel * 2 * width, n_panels(n_columns, width) * 2 * width
@@ -149,8 +149,8 @@ def moments_channels_last(x: In, stats: Table, grid: Grid) -> None:
     for index in prange(panels * parts):
         sums = np.empty(4 * width, x.dtype)
         moments_item(x, x0, xo * abreast, n_rows, n_columns, parts, width, np.int64(index), sums, partial)
-    for index in prange(panels):
-        moments_panel(x, x0, xo, n_outer, abreast, n_columns, parts, width, np.int64(index), partial, stats)
+    for panel in range(panels):
+        moments_panel(x, x0, xo, n_outer, abreast, n_columns, parts, width, panel, partial, stats)
 
 
 @inner
@@ -174,7 +174,7 @@ def store_dots(dy, x, mean, g0, go, x0, xo, n_rows, abreast, c0, width, parts, p
         store_part(sums[SUM_DY_XMU], i, t, n)
 
 
-@inner
+@unfold
 def dots_item(dy, x, mean, g0, go, x0, xo, abreast, n_rows, n_columns, parts, width, item, scratch, partial):
     """Both sums of one part of one panel, to its place in `partial`; `scratch` is for two rows."""
     part, c0, columns = panel_of(item, n_columns, width)
@@ -183,7 +183,7 @@ def dots_item(dy, x, mean, g0, go, x0, xo, abreast, n_rows, n_columns, parts, wi
     rows_dots(dy, x, mean, columns // abreast, c0, columns, g, go, k, xo, first, last, scratch, partial, at)
 
 
-@inner
+@unfold
 def dots_panel(dy, x, mean, invstd, g0, go, x0, xo, n_outer, abreast, n_columns, parts, width, panel, partial, sums):
     """All sums of a panel's channels from its parts."""
     at, ahead = panel * 2 * width, n_panels(n_columns, width) * 2 * width
@@ -205,6 +205,5 @@ def backward_reduce_channels_last(dy: In, x: In, mean: WideRow, invstd: WideRow,
         scratch, item = np.empty(2 * width, x.dtype), np.int64(index)
         g_step, x_step = go * abreast, xo * abreast
         dots_item(dy, x, mean, g0, g_step, x0, x_step, abreast, n_rows, n_columns, parts, width, item, scratch, partial)
-    for index in prange(panels):
-        panel = np.int64(index)
+    for panel in range(panels):
         dots_panel(dy, x, mean, invstd, g0, go, x0, xo, n_outer, abreast, n_columns, parts, width, panel, partial, sums)

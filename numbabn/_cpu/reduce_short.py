@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._compile import inner, row
+from .._compile import inner, row, unfold
 from .intrinsics import cast, fma, hsum, lanes, load, load_part, prefetch, rounded, splat, store, store_part
 from .partition import CHUNK, STRIP, merge, n_parts, part_range
 from .reduce_long import chunk_of_sums, retaken_chunk
@@ -113,7 +113,7 @@ def pilot_mean(x, k, stride, n_inner, n_planes):
     return hsum(s) / (n_planes * n)
 
 
-@inner
+@unfold
 def short_moments(x, grid, first, width, part, parts, narrow, wide, partial, at):
     """Count, mean and M2 of one part of `width` channels from `first` on, to partial[at:], one `parts` after another.
 
@@ -180,7 +180,7 @@ def add_plane_dots(dy, x, g, k, n_inner, g_ahead, x_ahead, high, narrow, at, wid
     store_part(wide, to, s, step)
 
 
-@inner
+@unfold
 def short_dots(dy, x, mean, grid, first, width, part, parts, narrow, wide, partial, at):
     """Both sums over one part of `width` channels from `first` on, to partial[at:], a channel `parts` after another."""
     step = lanes(x)
