@@ -37,6 +37,8 @@ WideRow: TypeAlias = npt.NDArray[Any]  # a float64 number for each channel, read
 Table: TypeAlias = npt.NDArray[Any]  # float64 (rows, C), read and written
 Grid: TypeAlias = npt.NDArray[Any]  # int64 (1 + operands, 3): extents, then each operand's offset and strides
 
+kinds: dict[str, Any] = {}  # types of other parameters by their annotations, from where these are defined
+
 _DTYPES = {"f": types.float32, "d": types.float64}
 _OPTIONS = {"nogil": True, "error_model": "numpy"}  # no fastmath: vectors and fma are explicit, bits are owed
 _CACHE_ERRORS = (RuntimeError, OSError, EOFError, pickle.UnpicklingError)  # no place, full disk, torn file
@@ -96,6 +98,7 @@ class kernel:  # noqa: N801 - a decorator
         self._twins: dict[tuple[str, bool], Any] = {}  # by dtype characters and parallel
         self._serial: dict[str, Callable[..., Any]] = {}  # their entry points
         self._parallel: dict[str, Callable[..., Any]] = {}
+        self._reads_objects = "Object" in function.__annotations__.values()  # as they are: no one may change them then
         kernels.append(self)
 
     def on(self, threads: int, x: In, row: Row | None = None) -> Callable[..., Any]:
@@ -120,7 +123,7 @@ class kernel:  # noqa: N801 - a decorator
         where bounds are checked too.
         """
         twin = self.compiled(chars, parallel)
-        looks = numba.config.DISABLE_JIT or numba.config.BOUNDSCHECK
+        looks = numba.config.DISABLE_JIT or (numba.config.BOUNDSCHECK and not self._reads_objects)
         entries[chars] = twin if looks else twin.get_overload(*twin.signatures)
         return entries[chars]
 
@@ -152,7 +155,7 @@ class kernel:  # noqa: N801 - a decorator
         name = (
             f"{body.__name__}_{'_'.join(str(_DTYPES[c]) for c in chars)}_{'parallel' if parallel else 'serial'}_{salt}"
         )
-        options = {**_OPTIONS, "parallel": parallel}
+        options = {**_OPTIONS, "parallel": parallel, "nogil": not self._reads_objects}
         signature = self._signature(_DTYPES[chars[0]], _DTYPES[chars[-1]])
         if current().cache:
             try:
@@ -162,7 +165,8 @@ class kernel:  # noqa: N801 - a decorator
         return numba.njit(signature, **options)(_copy(body, name))  # type: ignore[no-any-return]
 
     def _signature(self, dtype: Any, row_dtype: Any) -> Any:
-        kinds = {
+        types_of = {
+            **kinds,
             "In": types.Array(dtype, 1, "C", readonly=True),
             "Out": types.Array(dtype, 1, "C"),
             "Row": types.Array(row_dtype, 1, "C", readonly=True),
@@ -173,9 +177,11 @@ class kernel:  # noqa: N801 - a decorator
             "float": types.float64,
             "int": types.int64,
             "bool": types.boolean,
+            "None": types.void,
         }
-        parameters = inspect.signature(self.function).parameters.values()
-        return types.void(*(kinds[str(p.annotation)] for p in parameters))
+        signature = inspect.signature(self.function)
+        result = types_of[str(signature.return_annotation)]
+        return result(*(types_of[str(p.annotation)] for p in signature.parameters.values()))
 
 
 def threads_for(size: int) -> int:

@@ -38,6 +38,10 @@ class Steps:
 
     # -- arguments -----------------------------------------------------------------------------------------------------
 
+    def fit(self, *_arguments: Any) -> bool:
+        """Whether arguments need no look one by one: here they always do."""
+        return False
+
     def adopt_like(self, name: str, value: Any, x: DeviceArray, x_name: str) -> DeviceArray:
         return self._ordered(device.adopt_like(name, value, x, x_name))
 
@@ -126,7 +130,7 @@ class Steps:
         if geometry is not None:
             _load("_cuda").normalize(x, self.out, *rows, geometry)
 
-    def infer(self, x: DeviceArray, y: Any, rows: Rows, layout: Layout, eps: float) -> None:
+    def infer(self, x: DeviceArray, y: Any, rows: Rows, layout: Layout, eps: float, fit: bool) -> None:
         geometry = _geometry(layout, x, self.out)
         if geometry is not None:
             _load("_cuda").infer(x, self.out, *rows, geometry, float(eps))
@@ -136,7 +140,7 @@ class Steps:
         self.normalize(dy, dx, (next(zero), *rows[1:], next(zero)), layout)
 
     def train(
-        self, x: DeviceArray, y: Any, rows: Rows, layout: Layout, eps: float, momentum: float, ddof: float
+        self, x: DeviceArray, y: Any, rows: Rows, layout: Layout, eps: float, momentum: float, ddof: float, fit: bool
     ) -> Any:
         stats = self._table(layout)
         numbers = float(eps), float(momentum), float(ddof)
@@ -161,7 +165,7 @@ class Steps:
                 _each("copy_row", self.x, (row,), (table.row(k, layout.n_channels),))
             _load("_cuda").backward_elemt(dy, x, self.out, *rows, table, geometry, count)
 
-    def backward(self, dy: DeviceArray, x: DeviceArray, dx: Any, rows: Rows, layout: Layout) -> Any:
+    def backward(self, dy: DeviceArray, x: DeviceArray, dx: Any, rows: Rows, layout: Layout, fit: bool) -> Any:
         geometry = _geometry(layout, dy, x, self.out)
         if geometry is None:
             return self.zeros(layout)

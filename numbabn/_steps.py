@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any
 
@@ -97,6 +98,11 @@ def wide_row(layout: Layout, out: Array | None, name: str, value: Any) -> Array:
     return _wide_copy(layout, out, name, value)
 
 
+def wide(row: Array) -> Array:
+    """A row in float64."""
+    return row if row.dtype is _FLOAT64 else row.astype(_FLOAT64)
+
+
 def _stand_in(layout: Layout, name: str, dtype: np.dtype[Any]) -> Array:
     """What takes the place of a per-channel argument that is None."""
     if not name:
@@ -133,22 +139,46 @@ def moments(x: Array, layout: Layout) -> Array:
     return stats
 
 
-def _flat(layout: Layout, *operands: Array) -> tuple[list[Array], Geometry] | None:
-    """`frame`, 0.6 us sooner where all are in C order."""
-    if layout.plain:
-        dtype, flat = layout.dtype, []
-        for a in operands:
-            if a.flags.num & _C_ALIGNED != _C_ALIGNED or a.dtype is not dtype:
-                break
-            flat.append(a.ravel())
-        else:
-            return flat, layout.frames[len(operands)].geometry  # type: ignore[union-attr]
+def _look_later(*_arguments: Any) -> bool:
+    """No, this once: the first call of a process does not wait for half a second of compilation."""
+    global _look
+    _look = _look_first
+    return False
+
+
+def _look_first(*arguments: Any) -> bool:
+    """What `objects.fit` says, where it can be asked, and no where it cannot."""
+    global _look
+    _look = _backend().objects.entry() or (lambda *_: False)
+    return _look(*arguments)
+
+
+_look: Callable[..., bool] = _look_later
+
+
+def fit(layout: Layout, x: Array, other: Array, y: Array, rows: tuple[Any, ...], written: int, alike: bool) -> bool:
+    """Whether a kernel can have these arguments as they are, x lying as `layout` says; see `_cpu.objects.fit`.
+
+    To ask for everything by its name instead takes 1 to 1.5 us of a call.
+    """
+    a, b, c, d = rows
+    return (
+        layout.plain
+        and layout.row_shape is not None
+        and _look(np.ndarray, _FLOAT64, x, other, y, a, b, c, d, layout.n_channels, written, alike)
+    )
+
+
+def _flat(layout: Layout, fit: bool, *operands: Array) -> tuple[list[Array], Geometry] | None:
+    """`frame`, sooner for operands that `fit`."""
+    if fit:
+        return [a.ravel() for a in operands], layout.frames[len(operands)].geometry  # type: ignore[union-attr]
     return frame(layout, *operands)
 
 
-def infer(x: Array, y: Array, rows: Rows, layout: Layout, eps: float) -> None:
+def infer(x: Array, y: Array, rows: Rows, layout: Layout, eps: float, fit: bool = False) -> None:
     """Y from x and the rows mean, var, weight, bias."""
-    whole = _flat(layout, x, y)
+    whole = _flat(layout, fit, x, y)
     if whole is not None:
         (flat_x, flat_y), geometry = whole
         mean, var, weight, bias = rows
@@ -184,14 +214,14 @@ def own(row: Array) -> Array:
     return row.copy()
 
 
-def train(x: Array, y: Array, rows: Rows, layout: Layout, eps: float, momentum: float, ddof: float) -> Array:
+def train(x: Array, y: Array, rows: Rows, layout: Layout, eps: float, momentum: float, ddof: float, fit: bool) -> Array:
     """Y, the running statistics and all others, which are returned, from x, weight and bias.
 
     Rows are running mean, running variance, weight and bias; the first two are written.
     """
     running_mean, running_var, weight, bias = rows
     eps, momentum, ddof = float(eps), float(momentum), float(ddof)
-    whole = _flat(layout, x, y)
+    whole = _flat(layout, fit, x, y)
     if whole is not None:
         stats = np.empty((3, layout.n_channels))
         (flat_x, flat_y), geometry = whole
@@ -242,9 +272,9 @@ def backward_elemt(dy: Array, x: Array, dx: Array, rows: Rows, both: Rows, layou
         _backend().backward_elemt(flat_dy, flat_x, flat_dx, *some, part, geometry, count)
 
 
-def backward(dy: Array, x: Array, dx: Array, rows: Rows, layout: Layout) -> Array:
+def backward(dy: Array, x: Array, dx: Array, rows: Rows, layout: Layout, fit: bool) -> Array:
     """Dx, and SUM_DY, SUM_DY_XMU and GRAD_WEIGHT, which are returned, from dy, x and the rows mean, invstd, weight."""
-    whole = _flat(layout, dy, x, dx)
+    whole = _flat(layout, fit, dy, x, dx)
     if whole is not None:
         sums = np.empty((3, layout.n_channels))
         (flat_dy, flat_x, flat_dx), geometry = whole

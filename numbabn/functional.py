@@ -14,6 +14,8 @@ from ._moments import Moments, require_eps
 
 Array = npt.NDArray[Any]
 
+_ALL = ("x", "weight", "bias")  # gradients
+
 
 class BatchNormGrads(NamedTuple):
     """Gradients of a batch normalization; None for those that were not asked for.
@@ -174,7 +176,7 @@ def batch_norm_backward(
     training: bool = True,
     axis: int | tuple[int, ...] = 1,
     out: Array | None = None,
-    needs: tuple[str, ...] = ("x", "weight", "bias"),
+    needs: tuple[str, ...] = _ALL,
 ) -> BatchNormGrads:
     """Gradients of `batch_norm_forward`.
 
@@ -223,31 +225,38 @@ def batch_norm_backward(
     >>> grads.bias, bool(abs(grads.x).max() < 1e-12)
     (array([8., 8., 8.]), True)
     """
-    for name in needs:
-        if name not in ("x", "weight", "bias"):
-            raise ValueError(f"needs may hold 'x', 'weight' and 'bias', got {name!r}")
-    needs_x, needs_weight, needs_bias = "x" in needs, "weight" in needs, "bias" in needs
+    needs_x = needs_weight = needs_bias = True
+    if needs != _ALL:
+        for name in needs:
+            if name not in _ALL:
+                raise ValueError(f"needs may hold 'x', 'weight' and 'bias', got {name!r}")
+        needs_x, needs_weight, needs_bias = (name in needs for name in _ALL)
     at, g = (_steps, dy) if type(dy) is np.ndarray else _steps.adopted("dy", dy)
     lie = layout(g.shape, g.strides, g.dtype, axis, "dy")
     reads_x = needs_weight or (training and needs_x)
     if reads_x and x is None:
         raise ValueError(f"x is None, expected the forward's input for needs={needs} with training={training}")
-    array = None if x is None else at.adopt_like("x", x, g, "dy")
-    dx = None
-    if needs_x:
-        dx = at.output(out, g if array is None else array, ("dy", g), ("x", array))
-    elif out is not None:
+    if out is not None and not needs_x:
         raise ValueError(f"out is given but needs={needs} asks for no gradient with respect to x")
-    apart = None if out is None else dx
-    scales = needs_x or needs_weight
-    rows = (
-        at.wide_row(lie, apart, "save_mean" if reads_x or save_mean is not None else "", save_mean),
-        at.wide_row(lie, apart, "save_invstd" if scales or save_invstd is not None else "", save_invstd),
-        at.wide_row(lie, apart, "weight", weight),
-    )
+    array: Any = x
+    dx: Any = at.output(None, x) if needs_x and out is None and type(x) is np.ndarray else out
+    fit = at.fit(lie, g, x, dx, (save_mean, save_invstd, weight, weight), 0, False)
+    if fit:
+        rows = save_mean, save_invstd, at.wide(weight)
+    else:
+        array = None if x is None else at.adopt_like("x", x, g, "dy")
+        if needs_x and (out is not None or dx is None):
+            dx = at.output(out, g if array is None else array, ("dy", g), ("x", array))
+        apart = None if out is None else dx
+        scales = needs_x or needs_weight
+        rows = (
+            at.wide_row(lie, apart, "save_mean" if reads_x or save_mean is not None else "", save_mean),
+            at.wide_row(lie, apart, "save_invstd" if scales or save_invstd is not None else "", save_invstd),
+            at.wide_row(lie, apart, "weight", weight),
+        )
     d_weight = d_bias = None
     if training and dx is not None and array is not None:
-        sums = at.backward(g, array, dx, rows, lie)
+        sums = at.backward(g, array, dx, rows, lie, fit)
     elif needs_weight and array is not None:
         sums = at.backward_reduce(g, array, rows, lie)
     elif needs_bias:
@@ -540,10 +549,14 @@ def _infer(
     at, array = (_steps, x) if type(x) is np.ndarray else _steps.adopted("x", x)
     lie = layout(array.shape, array.strides, array.dtype, axis)
     require_eps(eps)
-    y = at.output(out, array, ("x", array))
-    names = ("running_mean", "running_var", "weight", "bias")
-    rows = at.rows_of(lie, None if out is None else y, names, (running_mean, running_var, weight, bias))
-    at.infer(array, y, rows, lie, eps)
+    rows: Any = running_mean, running_var, weight, bias
+    y = at.output(None, array) if out is None else out
+    fit = at.fit(lie, array, array, y, rows, 0, True)
+    if not fit:
+        if out is not None:
+            y = at.output(out, array, ("x", array))
+        rows = at.rows_of(lie, None if out is None else y, ("running_mean", "running_var", "weight", "bias"), rows)
+    at.infer(array, y, rows, lie, eps, fit)
     return y if out is None else out, lie.kept_shape, rows, at
 
 
@@ -565,16 +578,22 @@ def _train(
     lie = layout(array.shape, array.strides, array.dtype, axis)
     shape = lie.kept_shape
     require_eps(eps)
+    rows: Any = running_mean, running_var, weight, bias
+    y = at.output(None, array) if out is None else out
+    if at.fit(lie, array, array, y, rows, 2, True):
+        _require_count(array, lie, running_ddof)
+        return y, shape, at.train(array, y, rows, lie, eps, momentum, running_ddof, True)
     r_mean = None if running_mean is None else at.buffer("running_mean", running_mean, shape)
     r_var = None if running_var is None else at.buffer("running_var", running_var, shape)
     ddof = running_ddof if r_var is not None else 0
     _require_count(array, lie, ddof)
-    y = at.output(out, array, ("x", array))
+    if out is not None:
+        y = at.output(out, array, ("x", array))
     names = ("" if r_mean is None else "running_mean", "" if r_var is None else "running_var", "weight", "bias")
     rows = at.rows_of(lie, None if out is None else y, names, (r_mean, r_var, weight, bias))
     if array.size == 0:
         return (y if out is None else out), shape, at.zeros(lie)
-    stats = at.train(array, y, rows, lie, eps, momentum, ddof)
+    stats = at.train(array, y, rows, lie, eps, momentum, ddof, False)
     if r_mean is not None and rows[0] is not r_mean:
         r_mean[...] = rows[0].reshape(shape)
     if r_var is not None and rows[1] is not r_var:

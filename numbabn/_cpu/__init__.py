@@ -23,6 +23,7 @@ from . import (
     reduce_last,
     reduce_short,
 )
+from . import objects as objects
 
 # Bytes of all operands above which no cache keeps a result for its reader, which is then written past them, unless an
 # input has just brought in its lines: the last-level cache, or less of one that many share. With 32 MiB of it, streamed

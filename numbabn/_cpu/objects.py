@@ -1,0 +1,185 @@
+"""One look at all arguments of a call, in machine code: NumPy's attributes, asked one by one, take ten times as long.
+
+An array object is read where it lies, as NumPy's `PyArrayObject` and CPython's `PyObject` lay it out (NumPy C-API
+reference, "Python types and C-structures"). `is_known` finds out whether they do so here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import NativeValue, lower_builtin, models, register_model, type_callable, unbox
+
+from .._compile import inner, kernel, kinds
+
+Object: TypeAlias = Any  # a kernel's parameter: any Python object, as it is
+
+TYPE, DATA, NDIM, SHAPE, DTYPE, FLAGS = 8, 16, 24, 32, 56, 64  # bytes from the start of an array object
+FLAT = 0x101  # NumPy's flags C_CONTIGUOUS and ALIGNED
+FLAT_OUT = FLAT | 0x400  # and WRITEABLE
+
+
+class ObjectType(types.Type):
+    """Numba type of a Python object of any kind: its address."""
+
+    def __init__(self) -> None:
+        super().__init__(name="Object")
+
+
+@register_model(ObjectType)
+class _ObjectModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: ObjectType) -> None:
+        super().__init__(manager, kind, ir.IntType(8).as_pointer())
+
+
+@unbox(ObjectType)
+def _unbox(_kind: ObjectType, value: Any, _context: Any) -> Any:
+    return NativeValue(value)
+
+
+kinds["Object"] = ObjectType()
+
+
+def address(o: Any) -> int:
+    """Where an object is."""
+    return id(o)
+
+
+def word(at: int) -> int:
+    """The 8 bytes at an address."""
+    return ctypes.c_int64.from_address(at).value
+
+
+def half(at: int) -> int:
+    """The 4 bytes at an address."""
+    return ctypes.c_int32.from_address(at).value
+
+
+type_callable(address)(lambda _context: lambda o: types.int64 if isinstance(o, ObjectType) else None)
+type_callable(word)(lambda _context: lambda at: types.int64)
+type_callable(half)(lambda _context: lambda at: types.int64)
+
+
+@lower_builtin(address, ObjectType)
+def _lower_address(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+    return builder.ptrtoint(args[0], ir.IntType(64))
+
+
+@lower_builtin(word, types.Integer)
+def _lower_word(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+    return builder.load(builder.inttoptr(args[0], ir.IntType(64).as_pointer()))
+
+
+@lower_builtin(half, types.Integer)
+def _lower_half(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+    number = builder.load(builder.inttoptr(args[0], ir.IntType(32).as_pointer()))
+    return builder.sext(number, ir.IntType(64))
+
+
+def is_known() -> bool:
+    """Whether array objects lie in memory as this module takes it."""
+    a = np.zeros((2, 3), np.float32)[:, 1:]
+    at = id(a)
+    found = word(at + TYPE), word(at + DATA), half(at + NDIM), word(at + DTYPE), half(at + FLAGS)
+    if found != (id(np.ndarray), a.ctypes.data, a.ndim, id(a.dtype), a.flags.num):
+        return False
+    shape = word(at + SHAPE)
+    return word(at + SHAPE + 8) == shape + 8 * a.ndim and (word(shape), word(shape + 8)) == a.shape
+
+
+@inner
+def is_array(at, kind, flags):
+    return word(at + TYPE) == kind and half(at + FLAGS) & flags == flags
+
+
+@inner
+def is_like(at, other):
+    """Whether two arrays have one dtype and shape."""
+    if word(at + DTYPE) != word(other + DTYPE) or half(at + NDIM) != half(other + NDIM):
+        return False
+    same = True
+    for k in range(half(at + NDIM)):
+        same = same and word(word(at + SHAPE) + 8 * k) == word(word(other + SHAPE) + 8 * k)
+    return same
+
+
+@inner
+def size_of(at):
+    """Elements of an array."""
+    size = 1
+    for k in range(half(at + NDIM)):
+        size *= word(word(at + SHAPE) + 8 * k)
+    return size
+
+
+@inner
+def is_row(at, kind, flags, n):
+    return is_array(at, kind, flags) and half(at + NDIM) == 1 and word(word(at + SHAPE)) == n
+
+
+@inner
+def are_apart(a, a_bytes, b, b_bytes):
+    """Whether two runs of memory share no byte."""
+    return a + a_bytes <= b or b + b_bytes <= a
+
+
+@kernel
+def fit(
+    ndarray: Object,
+    float64: Object,
+    x: Object,
+    other: Object,
+    y: Object,
+    a: Object,
+    b: Object,
+    c: Object,
+    d: Object,
+    n_channels: int,
+    written: int,
+    alike: bool,
+) -> bool:
+    """Whether nothing has to be converted, copied or told apart before a kernel works on these arguments.
+
+    x and `other` are arrays in C order of one shape and dtype, float64 or another; y is so too, writable, and the same
+    elements as each of the two or apart from it. a to d are rows of `n_channels`, apart from y, the first `written` of
+    them writable. They are `alike`, all of x's dtype or all float64; or else a and b are float64, c and d either.
+    """
+    kind, wide = address(ndarray), address(float64)
+    if not (
+        is_array(address(x), kind, FLAT)
+        and is_array(address(other), kind, FLAT)
+        and is_array(address(y), kind, FLAT_OUT)
+        and is_like(address(other), address(x))
+        and is_like(address(y), address(x))
+    ):
+        return False
+    dtype, out = word(address(x) + DTYPE), word(address(y) + DATA)
+    n_bytes = size_of(address(x)) * (8 if dtype == wide else 4)
+    for operand in (address(x), address(other)):
+        data = word(operand + DATA)
+        if data != out and not are_apart(data, n_bytes, out, n_bytes):
+            return False
+    rows = address(a), address(b), address(c), address(d)
+    for k in range(4):
+        flags = FLAT_OUT if k < written else FLAT
+        if not is_row(rows[k], kind, flags, n_channels):
+            return False
+        expected = word(rows[0] + DTYPE) if alike else wide
+        found = word(rows[k] + DTYPE)
+        if found != dtype and found != wide:
+            return False
+        if found != expected and (alike or k < 2):
+            return False
+        if not are_apart(word(rows[k] + DATA), n_channels * (8 if found == wide else 4), out, n_bytes):
+            return False
+    return True
+
+
+def entry() -> Callable[..., bool] | None:
+    """Where to call `fit`, if arrays can be read here."""
+    return fit.on(1, np.empty(0)) if is_known() else None
