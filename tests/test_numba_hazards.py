@@ -256,7 +256,8 @@ def test_twins_release_the_gil_and_keep_nan_and_division_as_they_are(warm: Path)
     code = """
     for name, twin in before.items():
         flags = twin.targetoptions
-        assert flags["nogil"] and flags["error_model"] == "numpy", (name, flags)
+        reads_objects = name.startswith("fit_")  # which no other thread may change meanwhile
+        assert flags["nogil"] != reads_objects and flags["error_model"] == "numpy", (name, flags)
         fastmath = flags.get("fastmath") or set()
         assert fastmath is not True and set(fastmath) <= {"reassoc", "contract", "nsz", "arcp"}, (name, flags)
         assert bool(flags.get("parallel")) == ("parallel" in name) != ("serial" in name), (name, flags)
