@@ -17,12 +17,14 @@ import llvmlite
 import numba
 import numpy.ma  # noqa: F401 - Numba asks for it at a first call: loaded here, no fork finds it half loaded
 import numpy.typing as npt
+from llvmlite import ir
 from llvmlite.binding import ffi as llvm
 from numba import prange as prange
 from numba.core import types
 from numba.core.caching import FunctionCache
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
+from numba.extending import NativeValue, models, register_model, unbox
 from numba.np.ufunc import parallel as _pool
 
 from ._config import current
@@ -36,14 +38,31 @@ OutRow: TypeAlias = npt.NDArray[Any]  # the same, written
 WideRow: TypeAlias = npt.NDArray[Any]  # a float64 number for each channel, read only
 Table: TypeAlias = npt.NDArray[Any]  # float64 (rows, C), read and written
 Grid: TypeAlias = npt.NDArray[Any]  # int64 (1 + operands, 3): extents, then each operand's offset and strides
-
-kinds: dict[str, Any] = {}  # types of other parameters by their annotations, from where these are defined
+Object: TypeAlias = Any  # any Python object, as it is
 
 _DTYPES = {"f": types.float32, "d": types.float64}
 _OPTIONS = {"nogil": True, "error_model": "numpy"}  # no fastmath: vectors and fma are explicit, bits are owed
 _CACHE_ERRORS = (RuntimeError, OSError, EOFError, pickle.UnpicklingError)  # no place, full disk, torn file
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class ObjectType(types.Type):
+    """Numba type of a Python object of any kind: its address."""
+
+    def __init__(self) -> None:
+        super().__init__(name="Object")
+
+
+@register_model(ObjectType)
+class _ObjectModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, kind: ObjectType) -> None:
+        super().__init__(manager, kind, ir.IntType(8).as_pointer())
+
+
+@unbox(ObjectType)  # type: ignore[untyped-decorator]
+def _unbox(_kind: ObjectType, value: Any, _context: Any) -> Any:
+    return NativeValue(value)
 
 
 _ONLY_FOR_KERNELS = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, **_OPTIONS}
@@ -166,7 +185,6 @@ class kernel:  # noqa: N801 - a decorator
 
     def _signature(self, dtype: Any, row_dtype: Any) -> Any:
         types_of = {
-            **kinds,
             "In": types.Array(dtype, 1, "C", readonly=True),
             "Out": types.Array(dtype, 1, "C"),
             "Row": types.Array(row_dtype, 1, "C", readonly=True),
@@ -174,6 +192,7 @@ class kernel:  # noqa: N801 - a decorator
             "WideRow": types.Array(types.float64, 1, "C", readonly=True),
             "Table": types.Array(types.float64, 2, "C"),
             "Grid": types.Array(types.int64, 2, "C"),
+            "Object": ObjectType(),
             "float": types.float64,
             "int": types.int64,
             "bool": types.boolean,

@@ -90,11 +90,9 @@ def wide_row(layout: Layout, out: Array | None, name: str, value: Any) -> Array:
         and value.shape == layout.row_shape
         and (value.base is None or value.flags.num & _C_ALIGNED == _C_ALIGNED)
         and (out is None or out.base is value.base is None or are_apart(out, value))
+        and value.dtype.char in SUPPORTED
     ):
-        if value.dtype is _FLOAT64:
-            return value
-        if value.dtype.char in SUPPORTED:
-            return value.astype(_FLOAT64)
+        return wide(value)
     return _wide_copy(layout, out, name, value)
 
 

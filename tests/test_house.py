@@ -49,7 +49,6 @@ KNOW_THE_COMPILER = {
     "numbabn._compile",
     "numbabn._compile_cuda",
     "numbabn._cpu.intrinsics",
-    "numbabn._cpu.objects",
     "numbabn._cuda.intrinsics",
 }
 INSTALLED_WITH_US = {"numpy", *COMPILER}

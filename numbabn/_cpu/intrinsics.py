@@ -3,10 +3,13 @@
 Each function below is its own Python twin: plain Python calls run the body (a vector is a NumPy array), compiled code
 gets the LLVM instructions registered under it. The number of lanes is fixed per dtype, not per CPU: LLVM splits the
 vectors for narrower machines, so every machine adds in the same order.
+
+`address` and `word` read Python's objects where they lie.
 """
 
 from __future__ import annotations
 
+import ctypes
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +18,8 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import lower_builtin, models, register_model, type_callable
+
+from .._compile import ObjectType
 
 LANES = {types.float32: 16, types.float64: 8}  # 64 bytes, one cache line
 
@@ -122,6 +127,16 @@ def hsum(v: Any) -> float:
     return float(v[0])
 
 
+def address(o: Any) -> int:
+    """Where an object is."""
+    return id(o)
+
+
+def word(at: int) -> int:
+    """The 8 bytes at an address."""
+    return ctypes.c_int64.from_address(at).value
+
+
 def _check_bounds(x: Any, i: int, n: int) -> None:
     if not 0 <= i <= i + n <= x.size:
         raise IndexError(f"lanes {i}..{i + n} of an array of {x.size}")
@@ -174,6 +189,8 @@ _typed(fma, lambda a, b, c: a if isinstance(a, Vector) else None)
 _typed(within, lambda v, n, low, high: types.boolean)
 _typed(where_zero, lambda test, a, b: a if a == b else None)
 _typed(hsum, lambda v: types.float64)
+_typed(address, lambda o: types.int64 if isinstance(o, ObjectType) else None)
+_typed(word, lambda at: types.int64)
 _typed(operator.neg, lambda v: v if isinstance(v, Vector) else None)
 
 
@@ -372,6 +389,16 @@ def _lower_hsum(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         )
         v = builder.fadd(builder.shuffle_vector(v, undefined, low), builder.shuffle_vector(v, undefined, high))
     return builder.extract_element(v, ir.Constant(_I32, 0))
+
+
+@lower_builtin(address, ObjectType)
+def _lower_address(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+    return builder.ptrtoint(args[0], ir.IntType(64))
+
+
+@lower_builtin(word, types.Integer)
+def _lower_word(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+    return builder.load(builder.inttoptr(args[0], ir.IntType(64).as_pointer()))
 
 
 def _lower_operator(function: Any, instruction: str) -> None:

@@ -6,86 +6,24 @@ reference, "Python types and C-structures"). `is_known` finds out whether they d
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
-from typing import Any, TypeAlias
 
 import numpy as np
-from llvmlite import ir
-from numba.core import types
-from numba.extending import NativeValue, lower_builtin, models, register_model, type_callable, unbox
 
-from .._compile import inner, kernel, kinds
-
-Object: TypeAlias = Any  # a kernel's parameter: any Python object, as it is
+from .._compile import Object, inner, kernel
+from .intrinsics import address, word
 
 TYPE, DATA, NDIM, SHAPE, DTYPE, FLAGS = 8, 16, 24, 32, 56, 64  # bytes from the start of an array object
+HALF = 0xFFFFFFFF  # of a word: the number of axes is 4 bytes long, as are the flags
 FLAT = 0x101  # NumPy's flags C_CONTIGUOUS and ALIGNED
 FLAT_OUT = FLAT | 0x400  # and WRITEABLE
-
-
-class ObjectType(types.Type):
-    """Numba type of a Python object of any kind: its address."""
-
-    def __init__(self) -> None:
-        super().__init__(name="Object")
-
-
-@register_model(ObjectType)
-class _ObjectModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: ObjectType) -> None:
-        super().__init__(manager, kind, ir.IntType(8).as_pointer())
-
-
-@unbox(ObjectType)
-def _unbox(_kind: ObjectType, value: Any, _context: Any) -> Any:
-    return NativeValue(value)
-
-
-kinds["Object"] = ObjectType()
-
-
-def address(o: Any) -> int:
-    """Where an object is."""
-    return id(o)
-
-
-def word(at: int) -> int:
-    """The 8 bytes at an address."""
-    return ctypes.c_int64.from_address(at).value
-
-
-def half(at: int) -> int:
-    """The 4 bytes at an address."""
-    return ctypes.c_int32.from_address(at).value
-
-
-type_callable(address)(lambda _context: lambda o: types.int64 if isinstance(o, ObjectType) else None)
-type_callable(word)(lambda _context: lambda at: types.int64)
-type_callable(half)(lambda _context: lambda at: types.int64)
-
-
-@lower_builtin(address, ObjectType)
-def _lower_address(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-    return builder.ptrtoint(args[0], ir.IntType(64))
-
-
-@lower_builtin(word, types.Integer)
-def _lower_word(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-    return builder.load(builder.inttoptr(args[0], ir.IntType(64).as_pointer()))
-
-
-@lower_builtin(half, types.Integer)
-def _lower_half(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-    number = builder.load(builder.inttoptr(args[0], ir.IntType(32).as_pointer()))
-    return builder.sext(number, ir.IntType(64))
 
 
 def is_known() -> bool:
     """Whether array objects lie in memory as this module takes it."""
     a = np.zeros((2, 3), np.float32)[:, 1:]
     at = id(a)
-    found = word(at + TYPE), word(at + DATA), half(at + NDIM), word(at + DTYPE), half(at + FLAGS)
+    found = word(at + TYPE), word(at + DATA), word(at + NDIM) & HALF, word(at + DTYPE), word(at + FLAGS) & HALF
     if found != (id(np.ndarray), a.ctypes.data, a.ndim, id(a.dtype), a.flags.num):
         return False
     shape = word(at + SHAPE)
@@ -94,16 +32,21 @@ def is_known() -> bool:
 
 @inner
 def is_array(at, kind, flags):
-    return word(at + TYPE) == kind and half(at + FLAGS) & flags == flags
+    return word(at + TYPE) == kind and word(at + FLAGS) & flags == flags
+
+
+@inner
+def n_axes(at):
+    return word(at + NDIM) & HALF
 
 
 @inner
 def is_like(at, other):
     """Whether two arrays have one dtype and shape."""
-    if word(at + DTYPE) != word(other + DTYPE) or half(at + NDIM) != half(other + NDIM):
+    if word(at + DTYPE) != word(other + DTYPE) or n_axes(at) != n_axes(other):
         return False
     same = True
-    for k in range(half(at + NDIM)):
+    for k in range(n_axes(at)):
         same = same and word(word(at + SHAPE) + 8 * k) == word(word(other + SHAPE) + 8 * k)
     return same
 
@@ -112,14 +55,14 @@ def is_like(at, other):
 def size_of(at):
     """Elements of an array."""
     size = 1
-    for k in range(half(at + NDIM)):
+    for k in range(n_axes(at)):
         size *= word(word(at + SHAPE) + 8 * k)
     return size
 
 
 @inner
 def is_row(at, kind, flags, n):
-    return is_array(at, kind, flags) and half(at + NDIM) == 1 and word(word(at + SHAPE)) == n
+    return is_array(at, kind, flags) and n_axes(at) == 1 and word(word(at + SHAPE)) == n
 
 
 @inner
