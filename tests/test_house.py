@@ -59,7 +59,8 @@ def module_name(path: Path) -> str:
 
 
 TREES = {module_name(path): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
-KERNEL_FILES = [name for name in TREES if name.startswith("numbabn._cpu.") and name not in KNOW_THE_COMPILER]
+NOT_COMPILED = {*KNOW_THE_COMPILER, "numbabn._cpu.vectors"}  # the latter are bodies for plain Python
+KERNEL_FILES = [name for name in TREES if name.startswith("numbabn._cpu.") and name not in NOT_COMPILED]
 CUDA_FILES = [name for name in TREES if name.startswith("numbabn._cuda.") and name not in KNOW_THE_COMPILER]
 
 

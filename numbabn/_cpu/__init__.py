@@ -23,6 +23,7 @@ from . import (
     reduce_last,
     reduce_short,
 )
+from . import intrinsics as intrinsics  # what vectors compile to
 from . import objects as objects
 
 # Bytes of all operands above which no cache keeps a result for its reader, which is then written past them, unless an

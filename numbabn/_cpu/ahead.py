@@ -7,7 +7,7 @@ long without a line asked for, 1.4 times as long with only the next four rows.
 from __future__ import annotations
 
 from .._compile import inner, row
-from .intrinsics import lanes, prefetch
+from .vectors import lanes, prefetch
 
 NEAR = 1024  # elements, 4 KB of float32: at least as far ahead in planes that are short
 FAR = 8192  # elements of the longest plane that is brought into cache while the one before it is read

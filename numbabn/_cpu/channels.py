@@ -14,7 +14,7 @@ from .._scalar import INVERTED
 from .._scalar import affine as _affine
 from .._scalar import blend as _blend
 from .._scalar import gradient as _gradient
-from .intrinsics import cast, lanes, load_part, splat, sqrt, store_part, until_aligned, where_zero
+from .vectors import cast, lanes, load_part, splat, sqrt, store_part, until_aligned, where_zero
 
 blended, scaled, sloped = inner(_blend), inner(_affine), inner(_gradient)
 

@@ -1,145 +1,41 @@
-"""Explicit SIMD vectors for the kernels: one cache line of lanes that lives in registers like a scalar.
-
-Each function below is its own Python twin: plain Python calls run the body (a vector is a NumPy array), compiled code
-gets the LLVM instructions registered under it. The number of lanes is fixed per dtype, not per CPU: LLVM splits the
-vectors for narrower machines, so every machine adds in the same order.
-
-`address` and `word` read Python's objects where they lie.
-"""
+"""Types and instructions of `vectors`, and of what reads Python's objects, for Numba; importing it registers them."""
 
 from __future__ import annotations
 
-import ctypes
 import operator
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import lower_builtin, models, register_model, type_callable
 
 from .._compile import ObjectType
+from .objects import address, word
+from .vectors import (
+    cast,
+    cast_like,
+    fence,
+    fma,
+    hsum,
+    lanes,
+    load,
+    load_part,
+    prefetch,
+    rounded,
+    splat,
+    sqrt,
+    store,
+    store_part,
+    stream,
+    until_aligned,
+    where_zero,
+    within,
+)
 
 LANES = {types.float32: 16, types.float64: 8}  # 64 bytes, one cache line
 
 _I32 = ir.IntType(32)
-
-
-class Lanes(np.ndarray):
-    """A vector where kernels run as plain Python, told from an array by its type."""
-
-
-def lanes(x: Any) -> int:
-    """Lanes of a vector of x's dtype."""
-    return int(64 // x.itemsize)
-
-
-def load(x: Any, i: int) -> Any:
-    """Vector x[i : i + lanes]."""
-    return load_part(x, i, lanes(x), splat(x, 0.0))
-
-
-def load_part(x: Any, i: int, n: int, fill: Any) -> Any:
-    """First n lanes from x[i:], the others, and their number, from the vector `fill`."""
-    _check_bounds(x, i, n)
-    vector = fill.copy()
-    vector[:n] = x[i : i + n]
-    return vector
-
-
-def store(x: Any, i: int, v: Any) -> None:
-    """Write all lanes of v to x[i:]."""
-    store_part(x, i, v, v.size)
-
-
-def store_part(x: Any, i: int, v: Any, n: int) -> None:
-    """Write the first n lanes of v to x[i:]."""
-    _check_bounds(x, i, n)
-    x[i : i + n] = v[:n]
-
-
-def stream(x: Any, i: int, v: Any) -> None:
-    """Write all lanes of v to x[i:], an address on a cache line, past the caches; `fence` before handing x on."""
-    store(x, i, v)
-
-
-def prefetch(x: Any, i: int) -> None:
-    """Ask for the cache line of x[i], which need not exist, to come into the second-level cache."""
-
-
-def fence() -> None:
-    """Make streamed lanes visible to other threads."""
-
-
-def until_aligned(x: Any, i: int) -> int:
-    """Elements from x[i] to the next cache line."""
-    return int(-(x.ctypes.data + i * x.itemsize) % 64) // int(x.itemsize)
-
-
-def splat(like: Any, value: float) -> Any:
-    """Vector like an array's or another vector, with `value` in every lane."""
-    if isinstance(like, Lanes):
-        return np.full_like(like, value)
-    return np.full(lanes(like), value, like.dtype).view(Lanes)
-
-
-def rounded(x: Any, value: float) -> float:
-    """Nearest float64 that x's dtype can hold: the high part of a split mean."""
-    return float(x.dtype.type(value))
-
-
-def cast(v: Any, dtype: Any) -> Any:
-    """Lanes of v converted to dtype."""
-    return v.astype(dtype)
-
-
-def cast_like(v: Any, like: Any) -> Any:
-    """Lanes of v converted to another vector's dtype."""
-    return v.astype(like.dtype)
-
-
-def sqrt(v: Any) -> Any:
-    """Square root of each lane."""
-    return np.sqrt(v)
-
-
-def fma(a: Any, b: Any, c: Any) -> Any:
-    """a * b + c, rounded once where compiled."""
-    return a * b + c
-
-
-def within(v: Any, n: int, low: float, high: float) -> bool:
-    """Whether each of the first n lanes lies between low and high; NaN does not."""
-    return bool(((v[:n] > low) & (v[:n] < high)).all())
-
-
-def where_zero(test: Any, a: Any, b: Any) -> Any:
-    """Lanes of a where those of `test` are 0, else of b."""
-    return np.where(test == 0.0, a, b).view(Lanes)
-
-
-def hsum(v: Any) -> float:
-    """Sum of the lanes in float64, halves added to halves."""
-    v = v.astype(np.float64)
-    while v.size > 1:
-        v = v[: v.size // 2] + v[v.size // 2 :]
-    return float(v[0])
-
-
-def address(o: Any) -> int:
-    """Where an object is."""
-    return id(o)
-
-
-def word(at: int) -> int:
-    """The 8 bytes at an address."""
-    return ctypes.c_int64.from_address(at).value
-
-
-def _check_bounds(x: Any, i: int, n: int) -> None:
-    if not 0 <= i <= i + n <= x.size:
-        raise IndexError(f"lanes {i}..{i + n} of an array of {x.size}")
 
 
 class Vector(types.Type):

@@ -6,17 +6,28 @@ reference, "Python types and C-structures"). `is_known` finds out whether they d
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from .._compile import Object, inner, kernel
-from .intrinsics import address, word
 
 TYPE, DATA, NDIM, SHAPE, DTYPE, FLAGS = 8, 16, 24, 32, 56, 64  # bytes from the start of an array object
 HALF = 0xFFFFFFFF  # of a word: the number of axes is 4 bytes long, as are the flags
 FLAT = 0x101  # NumPy's flags C_CONTIGUOUS and ALIGNED
 FLAT_OUT = FLAT | 0x400  # and WRITEABLE
+
+
+def address(o: Any) -> int:
+    """Where an object is."""
+    return id(o)
+
+
+def word(at: int) -> int:
+    """The 8 bytes at an address."""
+    return ctypes.c_int64.from_address(at).value
 
 
 def is_known() -> bool:

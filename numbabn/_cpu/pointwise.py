@@ -12,7 +12,7 @@ twice, the second time for nothing.
 from __future__ import annotations
 
 from .._compile import inline
-from .intrinsics import fma, store, store_part, stream
+from .vectors import fma, store, store_part, stream
 
 SPAN = 16384  # elements of one work item, 64 KB of float32
 LONG = 8  # vectors from which on a run is worth bringing onto cache lines, and may be streamed

@@ -7,8 +7,8 @@ import numpy as np
 from .._compile import Grid, In, Out, Row, Table, WideRow, inline, inner, kernel, prange, row
 from .ahead import prefetch_four, prefetch_last, prefetch_two
 from .channels import put_affines, put_gradients
-from .intrinsics import fence, fma, lanes, load, load_part, splat, until_aligned
 from .pointwise import LONG, SPAN, finish, put, slope
+from .vectors import fence, fma, lanes, load, load_part, splat, until_aligned
 
 
 @inner

@@ -7,8 +7,8 @@ import numpy as np
 from .._compile import Grid, In, Out, Row, Table, WideRow, inline, inner, kernel, prange, row, unfold
 from .ahead import UNDER_WAY
 from .channels import put_affines, put_gradients, repeat, row_size, table_start
-from .intrinsics import fence, fma, lanes, load, load_part, prefetch, splat, store_part, until_aligned
 from .pointwise import SPAN, put, slope
+from .vectors import fence, fma, lanes, load, load_part, prefetch, splat, store_part, until_aligned
 
 # Bytes of coefficients that stay in L1 beside the rows. Above, four rows share each coefficient that is loaded: forward
 # passes over 2,048 and 4,096 channels then took 0.72 to 0.92 of the time, backward passes over 1,024 and more 0.8 to

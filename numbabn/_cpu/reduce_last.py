@@ -13,9 +13,9 @@ import numpy as np
 from .._compile import Grid, In, Table, WideRow, inner, kernel, prange, row, unfold
 from .._geometry import M2, MEAN, SUM_DY, SUM_DY_XMU
 from .channels import put_grad_weights, wide_part
-from .intrinsics import cast, lanes, load_part, splat, store_part
 from .partition import LEAST, ROWS, merge, part_range, row_parts
 from .reduce_rows import add_moments, rows_dots, rows_moments
+from .vectors import cast, lanes, load_part, splat, store_part
 
 PANEL = 512  # most columns that one work item takes of a row: 2 KB of float32, and as much for each of its sums in L1
 NARROW = 128  # columns that panels have at least, where there are so many

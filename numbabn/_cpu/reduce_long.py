@@ -8,8 +8,8 @@ import numpy as np
 
 from .._compile import inner
 from .ahead import planes_ahead, prefetch_four
-from .intrinsics import cast, fma, hsum, lanes, load, load_part, prefetch, rounded, splat
 from .partition import CHUNK, STRIP, in_range, merge, part_range
+from .vectors import cast, fma, hsum, lanes, load, load_part, prefetch, rounded, splat
 
 PILOT = 128  # elements whose mean is a part's first pivot: a tenth of a standard deviation off
 

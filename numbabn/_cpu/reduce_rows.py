@@ -10,8 +10,8 @@ import numpy as np
 from .._compile import inner
 from .ahead import rows_ahead
 from .channels import wide_part
-from .intrinsics import cast, cast_like, fma, lanes, load_part, prefetch, splat, store_part, where_zero, within
 from .partition import HIGH, LOW, ROWS
+from .vectors import cast, cast_like, fma, lanes, load_part, prefetch, splat, store_part, where_zero, within
 
 DOT_ROWS = ROWS // 2  # rows whose products a lane adds, 16 groups of four: equal ones round alike
 PILOT = 8  # rows whose mean is a part's first pivot

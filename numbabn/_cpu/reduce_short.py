@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from .._compile import inner, row, unfold
-from .intrinsics import cast, fma, hsum, lanes, load, load_part, prefetch, rounded, splat, store, store_part
 from .partition import CHUNK, STRIP, merge, n_parts, part_range
 from .reduce_long import chunk_of_sums, retaken_chunk
+from .vectors import cast, fma, hsum, lanes, load, load_part, prefetch, rounded, splat, store, store_part
 
 PILOT = 4  # planes whose first elements give a part's first pivot: an eighth of a standard deviation off
 RUN = 1024  # elements that the planes of a group, side by side, have at least: 4 KB of float32

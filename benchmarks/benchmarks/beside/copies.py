@@ -7,7 +7,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from numbabn._cpu.intrinsics import fence, lanes, load, load_part, splat, store, store_part, stream, until_aligned
+from numbabn._cpu.vectors import fence, lanes, load, load_part, splat, store, store_part, stream, until_aligned
 
 from .batch import Array
 
