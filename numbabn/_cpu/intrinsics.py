@@ -18,6 +18,7 @@ from .vectors import (
     fence,
     fma,
     hsum,
+    in_order,
     lanes,
     load,
     load_part,
@@ -75,6 +76,7 @@ _typed(store_part, lambda x, i, v, n: types.none)
 _typed(stream, lambda x, i, v: types.none)
 _typed(prefetch, lambda x, i: types.none)
 _typed(fence, lambda: types.none)
+_typed(in_order, lambda: types.none)
 _typed(until_aligned, lambda x, i: types.intp if _of(x) else None)
 _typed(splat, lambda like, value: like if isinstance(like, Vector) else _of(like))
 _typed(rounded, lambda x, value: types.float64)
@@ -278,6 +280,12 @@ def _lower_prefetch(context: Any, builder: Any, sig: Any, args: Any) -> Any:
 @lower_builtin(fence)
 def _lower_fence(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     builder.fence("seq_cst")
+    return context.get_dummy_value()
+
+
+@lower_builtin(in_order)
+def _lower_in_order(context: Any, builder: Any, _sig: Any, _args: Any) -> Any:
+    builder.fence("seq_cst", "singlethread")  # no instruction
     return context.get_dummy_value()
 
 

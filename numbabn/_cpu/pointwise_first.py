@@ -8,7 +8,7 @@ from .._compile import Grid, In, Out, Row, Table, WideRow, inline, inner, kernel
 from .ahead import prefetch_four, prefetch_last, prefetch_two
 from .channels import put_affines, put_gradients
 from .pointwise import LONG, SPAN, finish, put, slope
-from .vectors import fence, fma, lanes, load, load_part, splat, until_aligned
+from .vectors import fence, fma, in_order, lanes, load, load_part, splat, until_aligned
 
 
 @inner
@@ -41,9 +41,10 @@ def normalize_run(x, y, k, m, n, high, a, b, ahead, streamed, late):
         r = until_aligned(y, m)
         if ahead != 0:
             prefetch_last(x, stop + ahead)
-        v0, v = load_part(x, k, r, high), load(x, k + r)
+        v0, v = load(x, k), load(x, k + r)
+        in_order()
         finish(y, late)
-        late = fma(v0 - high, a, b), m, r
+        late = fma(v0 - high, a, b), m, r if streamed else step
         k += r
         m += r
     else:
@@ -69,11 +70,13 @@ def normalize_run(x, y, k, m, n, high, a, b, ahead, streamed, late):
         k += step
         m += step
     if k + step < stop:
-        w = load_part(x, k + step, stop - k - step, high)
+        back = 0 if streamed else 2 * step - (stop - k)
+        k += step - back
+        w = load_part(x, k, stop - k, high)
+        in_order()
         put(y, m, fma(v - high, a, b), streamed)
+        m += step - back
         v = w
-        k += step
-        m += step
     return fma(v - high, a, b), m, stop - k
 
 
@@ -138,10 +141,11 @@ def gradient_run(dy, x, dx, g, k, m, n, x_high, g_high, r, a, b, d, g_ahead, x_a
             prefetch_last(dy, g + n + g_ahead)
             prefetch_last(x, stop + x_ahead)
         head = until_aligned(dx, m)
-        w0, v0 = load_part(dy, g, head, g_high), load_part(x, k, head, x_high)
+        w0, v0 = load(dy, g), load(x, k)
         w, v = load(dy, g + head), load(x, k + head)
+        in_order()
         finish(dx, late)
-        late = slope(w0, v0, x_high, g_high, r, a, b, d), m, head
+        late = slope(w0, v0, x_high, g_high, r, a, b, d), m, head if streamed else step
         g += head
         k += head
         m += head
@@ -169,12 +173,14 @@ def gradient_run(dy, x, dx, g, k, m, n, x_high, g_high, r, a, b, d, g_ahead, x_a
         k += step
         m += step
     if k + step < stop:
-        left = stop - k - step
-        w1, v1 = load_part(dy, g + step, left, g_high), load_part(x, k + step, left, x_high)
+        back = 0 if streamed else 2 * step - (stop - k)
+        g += step - back
+        k += step - back
+        w1, v1 = load_part(dy, g, stop - k, g_high), load_part(x, k, stop - k, x_high)
+        in_order()
         put(dx, m, slope(w, v, x_high, g_high, r, a, b, d), streamed)
+        m += step - back
         w, v = w1, v1
-        m += step
-        k += step
     return slope(w, v, x_high, g_high, r, a, b, d), m, stop - k
 
 

@@ -58,6 +58,10 @@ def fence() -> None:
     """Make streamed lanes visible to other threads."""
 
 
+def in_order() -> None:
+    """Keep what reads memory above before what writes it below, even if Numba has told LLVM that the two are apart."""
+
+
 def until_aligned(x: Any, i: int) -> int:
     """Elements from x[i] to the next cache line."""
     return int(-(x.ctypes.data + i * x.itemsize) % 64) // int(x.itemsize)
