@@ -21,6 +21,7 @@ from .vectors import (
     in_order,
     lanes,
     load,
+    load_like,
     load_part,
     prefetch,
     rounded,
@@ -70,6 +71,7 @@ def _typed(function: Any, typer: Callable[..., Any]) -> None:
 
 _typed(lanes, lambda x: types.intp if _of(x) else None)
 _typed(load, lambda x, i: _of(x))
+_typed(load_like, lambda x, i, like: like if isinstance(like, Vector) else None)
 _typed(load_part, lambda x, i, n, fill: fill if isinstance(fill, Vector) else None)
 _typed(store, lambda x, i, v: types.none)
 _typed(store_part, lambda x, i, v, n: types.none)
@@ -175,9 +177,10 @@ def _lower_lanes(context: Any, builder: Any, sig: Any, args: Any) -> Any:
 
 
 @lower_builtin(load, types.Array, types.Integer)
+@lower_builtin(load_like, types.Array, types.Integer, Vector)
 def _lower_load(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     vector = sig.return_type
-    x, i = args
+    x, i = args[:2]
     n = context.get_constant(types.intp, vector.count)
     pointer = _pointer(context, builder, sig.args[0], x, i, n, vector)
     return _load(builder, vector, pointer)

@@ -14,8 +14,8 @@ from .._compile import Grid, In, Table, WideRow, inner, kernel, prange, row, unf
 from .._geometry import M2, MEAN, SUM_DY, SUM_DY_XMU
 from .channels import put_grad_weights, wide_part
 from .partition import LEAST, ROWS, merge, part_range, row_parts
-from .reduce_rows import add_moments, rows_dots, rows_moments
-from .vectors import cast, lanes, load_part, splat, store_part
+from .reduce_rows import add_moments, rows_dots, rows_moments, whole_size
+from .vectors import cast, lanes, load, splat, store_part
 
 PANEL = 512  # most columns that one work item takes of a row: 2 KB of float32, and as much for each of its sums in L1
 NARROW = 128  # columns that panels have at least, where there are so many
@@ -38,7 +38,7 @@ def panel_width(x, n_rows, n_columns, parts):
     128 rows of 512 channels then took 0.85 to 0.9 of the time. Each panel begins with a whole vector: how wide it is
     makes no difference to a bit.
     """
-    most = min(PANEL, n_columns)
+    most = min(PANEL, whole_size(x, n_columns))
     if parts > 1 or n_rows * n_columns < LEAST:
         return most
     four = 4 * lanes(x)
@@ -68,16 +68,14 @@ def channels_of_panel(panel, n_columns, width, abreast):
 
 
 @inner
-def merge_rows(partial, at, ahead, width, n_rows, parts):
-    """Merge mean and M2 of all parts of `width` columns, each `ahead` further than the one before, in their order."""
-    zero = splat(partial, 0.0)
+def merge_rows(partial, at, ahead, size, n_rows, parts):
+    """Merge mean and M2 of all parts, rows of `size`, each `ahead` further than the one before, in their order."""
     for part in range(1, parts):
         first, last = part_range(n_rows, ROWS, part, parts)
         k = at + part * ahead
-        for c in range(0, width, lanes(partial)):
-            n = min(lanes(partial), width - c)
-            mean, m2 = load_part(partial, k + c, n, zero), load_part(partial, k + width + c, n, zero)
-            add_moments(partial, at, width, c, n, float(first), float(last - first), mean, m2)
+        for c in range(0, size, lanes(partial)):
+            mean, m2 = load(partial, k + c), load(partial, k + size + c)
+            add_moments(partial, at, size, c, float(first), float(last - first), mean, m2)
 
 
 @inner
@@ -86,14 +84,14 @@ def store_moments(x, x0, xo, n_rows, abreast, c0, width, partial, at, stats):
 
     Where differences of infinities made a mean NaN it is sum / n, which keeps infinities of one sign.
     """
-    channels = width // abreast
+    channels, size = width // abreast, whole_size(x, width)
     rows = n_rows // abreast
     means, m2s = stats[MEAN], stats[M2]
     for c in range(0, channels, lanes(x)):
         n, count = min(lanes(x), channels - c), float(rows)
-        mean, m2 = wide_part(x, partial, at + c, n), wide_part(x, partial, at + width + c, n)
+        mean, m2 = wide_part(x, partial, at + c, n), wide_part(x, partial, at + size + c, n)
         for column in range(at + c + channels, at + width, channels):
-            more = wide_part(x, partial, column, n), wide_part(x, partial, column + width, n)
+            more = wide_part(x, partial, column, n), wide_part(x, partial, column + size, n)
             mean, m2 = merge(count, mean, m2, float(rows), *more)
             count += rows
         for r in range(rows * abreast, n_rows):
@@ -135,7 +133,7 @@ def moments_panel(x, x0, xo, n_outer, abreast, n_columns, parts, width, panel, p
     """MEAN and M2 of a panel's channels from its parts."""
     at, ahead = panel * 2 * width, n_panels(n_columns, width) * 2 * width
     _, c0, columns = panel_of(panel, n_columns, width)
-    merge_rows(partial, at, ahead, columns, n_outer // abreast, parts)
+    merge_rows(partial, at, ahead, whole_size(x, columns), n_outer // abreast, parts)
     store_moments(x, x0, xo, n_outer, abreast, c0, columns, partial, at, stats)
 
 
@@ -156,7 +154,7 @@ def moments_channels_last(x: In, stats: Table, grid: Grid) -> None:
 @inner
 def store_dots(dy, x, mean, g0, go, x0, xo, n_rows, abreast, c0, width, parts, partial, at, ahead, sums):
     """Both sums of channels from c0 on from those of their columns in all parts, in order, and of the last rows."""
-    channels = width // abreast
+    channels, size = width // abreast, whole_size(x, width)
     zero = cast(splat(x, 0.0), np.float64)
     for c in range(0, channels, lanes(x)):
         n, i = min(lanes(x), channels - c), c0 + c
@@ -165,7 +163,7 @@ def store_dots(dy, x, mean, g0, go, x0, xo, n_rows, abreast, c0, width, parts, p
             k = at + part * ahead
             for column in range(k + c, k + width, channels):
                 s = s + wide_part(x, partial, column, n)
-                t = t + wide_part(x, partial, column + width, n)
+                t = t + wide_part(x, partial, column + size, n)
         for r in range(n_rows // abreast * abreast, n_rows):
             v = wide_part(x, dy, g0 + r * go + i, n)
             s = s + v

@@ -1,6 +1,7 @@
 """Sums over rows of neighbouring columns, each of which is a channel or one of a channel's columns.
 
-A chunk of rows is summed in the array's own dtype, row by row as the memory comes in, in lanes that stay in L1.
+A chunk of rows is summed in the array's own dtype, row by row as the memory comes in, in lanes that stay in L1. Rows of
+scratch are whole vectors: `whole_size`.
 """
 
 from __future__ import annotations
@@ -11,10 +12,30 @@ from .._compile import inner
 from .ahead import rows_ahead
 from .channels import wide_part
 from .partition import HIGH, LOW, ROWS
-from .vectors import cast, cast_like, fma, lanes, load_part, prefetch, splat, store_part, where_zero, within
+from .vectors import (
+    cast,
+    cast_like,
+    fma,
+    lanes,
+    load,
+    load_like,
+    load_part,
+    prefetch,
+    splat,
+    store,
+    store_part,
+    where_zero,
+    within,
+)
 
 DOT_ROWS = ROWS // 2  # rows whose products a lane adds, 16 groups of four: equal ones round alike
 PILOT = 8  # rows whose mean is a part's first pivot
+
+
+@inner
+def whole_size(x, width):
+    """Length of a row of scratch for `width` columns."""
+    return (width + lanes(x) - 1) // lanes(x) * lanes(x)
 
 
 @inner
@@ -27,7 +48,7 @@ def rows_mean(x, k, stride, n_rows, width, mean):
         s = zero
         for r in range(n_rows):
             s = s + load_part(x, k + r * stride + c, n, zero)
-        store_part(mean, c, s * splat(s, 1.0 / n_rows), n)
+        store(mean, c, s * splat(s, 1.0 / n_rows))
 
 
 @inner
@@ -42,43 +63,41 @@ def four_deviations(x, k, stride, n, pivot):
 
 
 @inner
-def add_eight(x, k, stride, width, c, n, ahead, sums):
+def add_eight(x, k, stride, size, c, n, ahead, sums):
     """Add eight rows of n <= lanes columns to the chunk's sums, and ask for eight that are `ahead` rows later."""
-    zero = splat(x, 0.0)
-    pivot = load_part(sums, c, n, zero)
+    pivot = load(sums, c)
     for r in range(ahead, ahead + 8):
         prefetch(x, k + c + r * stride)
     s0, q0 = four_deviations(x, k + c, stride, n, pivot)
     s1, q1 = four_deviations(x, k + c + 4 * stride, stride, n, pivot)
-    store_part(sums, width + c, load_part(sums, width + c, n, zero) + (s0 + s1), n)
-    store_part(sums, 2 * width + c, load_part(sums, 2 * width + c, n, zero) + (q0 + q1), n)
+    store(sums, size + c, load(sums, size + c) + (s0 + s1))
+    store(sums, 2 * size + c, load(sums, 2 * size + c) + (q0 + q1))
 
 
 @inner
 def rows_deviations(x, k, stride, n_rows, width, sums):
     """Sums of x - pivot and of its square over a chunk, in x's dtype: row by row, as the memory comes in.
 
-    The three rows of `sums`, `width` long, are the pivot and both results.
+    The three rows of `sums` are the pivot and both results.
     """
-    step = lanes(x)
+    step, size = lanes(x), whole_size(x, width)
     zero = splat(x, 0.0)
     whole = width // step * step
     ahead = rows_ahead(x, width, 8)
-    for c in range(width, 3 * width, step):
-        store_part(sums, c, zero, min(step, 3 * width - c))
+    for c in range(size, 3 * size, step):
+        store(sums, c, zero)
     for _ in range(n_rows // 8):
         for c in range(0, whole, step):
-            add_eight(x, k, stride, width, c, step, ahead, sums)
+            add_eight(x, k, stride, size, c, step, ahead, sums)
         if whole < width:
-            add_eight(x, k, stride, width, whole, width - whole, ahead, sums)
+            add_eight(x, k, stride, size, whole, width - whole, ahead, sums)
         k += 8 * stride
     for _ in range(n_rows % 8):
         for c in range(0, width, step):
             n = min(step, width - c)
-            d = load_part(x, k + c, n, zero) - load_part(sums, c, n, zero)
-            s, q = load_part(sums, width + c, n, zero), load_part(sums, 2 * width + c, n, zero)
-            store_part(sums, width + c, s + d, n)
-            store_part(sums, 2 * width + c, fma(d, d, q), n)
+            d = load_part(x, k + c, n, zero) - load(sums, c)
+            store(sums, size + c, load(sums, size + c) + d)
+            store(sums, 2 * size + c, fma(d, d, load(sums, 2 * size + c)))
         k += stride
 
 
@@ -140,46 +159,44 @@ def chunk_columns(x, k, stride, n_rows, n, pivot, s, q):
 
 
 @inner
-def add_moments(partial, at, width, c, n, before, count, mean, m2):
-    """Merge mean and M2 of `count` rows of n columns into those of the rows before them, at partial[at + c:].
+def add_moments(partial, at, size, c, before, count, mean, m2):
+    """Merge mean and M2 of `count` rows of a vector of columns into those of the rows before, at partial[at + c:].
 
     Chan, Golub and LeVeque (1983).
     """
     share = count / (before + count)
-    old = load_part(partial, at + c, n, mean)
+    old = load_like(partial, at + c, mean)
     delta = mean - old
-    store_part(partial, at + c, fma(delta, splat(mean, share), old), n)
-    m2 = load_part(partial, at + width + c, n, mean) + m2
-    store_part(partial, at + width + c, fma(delta * delta, splat(mean, before * share), m2), n)
+    store(partial, at + c, fma(delta, splat(mean, share), old))
+    m2 = load_like(partial, at + size + c, mean) + m2
+    store(partial, at + size + c, fma(delta * delta, splat(mean, before * share), m2))
 
 
 @inner
 def rows_moments(x, start, stride, begin, end, width, sums, partial, at):
-    """Mean and M2 of `width` columns over rows begin..end, to partial[at:] and partial[at + width:].
+    """Mean and M2 of `width` columns over rows begin..end, to the two rows of scratch at partial[at:].
 
     One pass: the pivot of a chunk is the mean of the chunk before it. Means are merged as offsets from the first pivot:
     hundreds of roundings far from zero would add up. `sums` is scratch for four rows.
     """
-    step = lanes(x)
-    zero = splat(x, 0.0)
+    step, size = lanes(x), whole_size(x, width)
     rows_mean(x, start + begin * stride, stride, min(PILOT, end - begin), width, sums)
-    for c in range(width):
-        sums[3 * width + c] = sums[c]
-        partial[at + c] = partial[at + width + c] = 0.0
+    for c in range(size):
+        sums[3 * size + c] = sums[c]
+        partial[at + c] = partial[at + size + c] = 0.0
     for first in range(begin, end, ROWS):
         n_rows = min(ROWS, end - first)
         k = start + first * stride
         rows_deviations(x, k, stride, n_rows, width, sums)
         for c in range(0, width, step):
             n = min(step, width - c)
-            pivot = load_part(sums, c, n, zero)
-            s, q = load_part(sums, width + c, n, zero), load_part(sums, 2 * width + c, n, zero)
+            pivot, s, q = load(sums, c), load(sums, size + c), load(sums, 2 * size + c)
             mean, m2 = chunk_columns(x, k + c, stride, n_rows, n, pivot, s, q)
-            store_part(sums, c, cast_like(mean, pivot), n)
-            mean = mean - cast_like(load_part(sums, 3 * width + c, n, zero), mean)
-            add_moments(partial, at, width, c, n, float(first - begin), float(n_rows), mean, m2)
-    for c in range(width):
-        partial[at + c] += sums[3 * width + c]
+            store(sums, c, cast_like(mean, pivot))
+            mean = mean - cast_like(load(sums, 3 * size + c), mean)
+            add_moments(partial, at, size, c, float(first - begin), float(n_rows), mean, m2)
+    for c in range(size):
+        partial[at + c] += sums[3 * size + c]
 
 
 @inner
@@ -192,66 +209,66 @@ def two_dots(dy, x, g, go, k, xo, n, center):
 
 
 @inner
-def add_four_dots(dy, x, g, go, k, xo, width, c, n, ahead, scratch, partial, at):
+def add_four_dots(dy, x, g, go, k, xo, size, c, n, ahead, scratch, partial, at):
     """Add four rows of n <= lanes columns to the chunk's sums, and ask for four that are `ahead` rows later."""
-    zero = splat(x, 0.0)
-    center = load_part(scratch, c, n, zero)
+    center = load(scratch, c)
     for r in range(ahead, ahead + 4):
         prefetch(x, k + c + r * xo)
         prefetch(dy, g + c + r * go)
     s0, t0 = two_dots(dy, x, g + c, go, k + c, xo, n, center)
     s1, t1 = two_dots(dy, x, g + c + 2 * go, go, k + c + 2 * xo, xo, n, center)
-    store_part(scratch, width + c, load_part(scratch, width + c, n, zero) + (t0 + t1), n)
-    store_part(partial, at + c, load_part(partial, at + c, n, s0) + (s0 + s1), n)
+    store(scratch, size + c, load(scratch, size + c) + (t0 + t1))
+    store(partial, at + c, load_like(partial, at + c, s0) + (s0 + s1))
 
 
 @inner
 def chunk_dots(dy, x, g, go, k, xo, n_rows, width, scratch, partial, at):
-    """Add both sums of `width` columns over a chunk to partial[at:] and partial[at + width:].
+    """Add both sums of `width` columns over a chunk to the two rows of scratch at partial[at:].
 
-    The two rows of `scratch`, `width` long, are the high means and the sums of the products.
+    The two rows of `scratch` are the high means and the sums of the products.
     """
-    step = lanes(x)
+    step, size = lanes(x), whole_size(x, width)
     zero = splat(x, 0.0)
     whole = width // step * step
     ahead = rows_ahead(x, width, 4)
-    for c in range(width, 2 * width, step):
-        store_part(scratch, c, zero, min(step, 2 * width - c))
+    for c in range(size, 2 * size, step):
+        store(scratch, c, zero)
     for _ in range(n_rows // 4):
         for c in range(0, whole, step):
-            add_four_dots(dy, x, g, go, k, xo, width, c, step, ahead, scratch, partial, at)
+            add_four_dots(dy, x, g, go, k, xo, size, c, step, ahead, scratch, partial, at)
         if whole < width:
-            add_four_dots(dy, x, g, go, k, xo, width, whole, width - whole, ahead, scratch, partial, at)
+            add_four_dots(dy, x, g, go, k, xo, size, whole, width - whole, ahead, scratch, partial, at)
         g += 4 * go
         k += 4 * xo
     for _ in range(n_rows % 4):
         for c in range(0, width, step):
             n = min(step, width - c)
             v = load_part(dy, g + c, n, zero)
-            d = load_part(x, k + c, n, zero) - load_part(scratch, c, n, zero)
-            store_part(scratch, width + c, fma(v, d, load_part(scratch, width + c, n, zero)), n)
+            d = load_part(x, k + c, n, zero) - load(scratch, c)
+            store(scratch, size + c, fma(v, d, load(scratch, size + c)))
             s = cast(v, np.float64)
-            store_part(partial, at + c, load_part(partial, at + c, n, s) + s, n)
+            store(partial, at + c, load_like(partial, at + c, s) + s)
         g += go
         k += xo
-    for c in range(0, width, step):
-        n = min(step, width - c)
-        t = cast(load_part(scratch, width + c, n, zero), np.float64)
-        store_part(partial, at + width + c, load_part(partial, at + width + c, n, t) + t, n)
+    for c in range(0, size, step):
+        t = cast(load(scratch, size + c), np.float64)
+        store(partial, at + size + c, load_like(partial, at + size + c, t) + t)
 
 
 @inner
 def rows_dots(dy, x, mean, channels, c0, width, g0, go, x0, xo, begin, end, scratch, partial, at):
-    """Both sums of `width` columns over rows begin..end, to partial[at:] and partial[at + width:].
+    """Both sums of `width` columns over rows begin..end, to the two rows of scratch at partial[at:].
 
     The columns are channels from c0 on, again and again where rows lie abreast. `scratch` is for two rows.
     """
-    step = lanes(x)
+    step, size = lanes(x), whole_size(x, width)
     for column in range(0, width, channels):
         for c in range(0, channels, step):
             n = min(step, channels - c)
             store_part(scratch, column + c, cast(wide_part(x, mean, c0 + c, n), x.dtype), n)
-    for c in range(2 * width):
+    for c in range(width, size):
+        scratch[c] = 0.0
+    for c in range(2 * size):
         partial[at + c] = 0.0
     for first in range(begin, end, DOT_ROWS):
         n_rows = min(DOT_ROWS, end - first)
@@ -260,5 +277,5 @@ def rows_dots(dy, x, mean, channels, c0, width, g0, go, x0, xo, begin, end, scra
         for c in range(0, channels, step):
             n, k = min(step, channels - c), at + column + c
             low = wide_part(x, mean, c0 + c, n) - wide_part(x, scratch, c, n)
-            t = wide_part(x, partial, k + width, n) - low * wide_part(x, partial, k, n)
-            store_part(partial, k + width, t, n)
+            t = wide_part(x, partial, k + size, n) - low * wide_part(x, partial, k, n)
+            store_part(partial, k + size, t, n)

@@ -26,6 +26,11 @@ def load(x: Any, i: int) -> Any:
     return load_part(x, i, lanes(x), splat(x, 0.0))
 
 
+def load_like(x: Any, i: int, like: Any) -> Any:
+    """As many elements from x[i:] as another vector has lanes."""
+    return load_part(x, i, like.size, like)
+
+
 def load_part(x: Any, i: int, n: int, fill: Any) -> Any:
     """First n lanes from x[i:], the others, and their number, from the vector `fill`."""
     _check_bounds(x, i, n)
