@@ -2,9 +2,9 @@
 
 In place is as good as out of place: a vector is read, then written. Numba tells LLVM that the arrays of a parallel loop
 are apart, so a vector that is to be read early may then be read after it is written: vectors overlap only where
-`in_order` keeps them from that. A plane's first and last vectors do, with the same results in the lanes that they share:
-parts of vectors took up to 1.9 times as long over planes of 7x7 where the processor has no masks (AVX2). What is
-streamed is written once, in parts at both ends.
+`in_order` keeps them from that. The first and the last two vectors of a plane do, with the same results in the lanes
+that they share: parts of vectors took up to 1.9 times as long over planes of 7x7 where the processor has no masks
+(AVX2). What is streamed is written once, in parts at both ends.
 
 Along rows the next vectors are read before these are written. A processor that first compares the last 12 bits of two
 addresses takes a read for one of what has just been written where y lies 64 bytes behind x modulo 4096, and waits: one
