@@ -125,7 +125,7 @@ class Steps:
         _load("_cuda").moments(x, stats, geometry)
         return stats.source
 
-    def normalize(self, x: DeviceArray, y: Any, rows: Rows, layout: Layout) -> None:
+    def normalize(self, x: DeviceArray, y: Any, rows: Rows, layout: Layout, fit: bool = False) -> None:
         geometry = _geometry(layout, x, self.out)
         if geometry is not None:
             _load("_cuda").normalize(x, self.out, *rows, geometry)

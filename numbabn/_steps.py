@@ -186,9 +186,9 @@ def infer(x: Array, y: Array, rows: Rows, layout: Layout, eps: float, fit: bool 
         _backend().infer(flat_x, flat_y, *(row[channels] for row in rows), geometry, eps)
 
 
-def normalize(x: Array, y: Array, rows: Rows, layout: Layout) -> None:
+def normalize(x: Array, y: Array, rows: Rows, layout: Layout, fit: bool = False) -> None:
     """Y from x and the rows mean, invstd, weight, bias."""
-    infer(x, y, rows, layout, INVERTED)
+    infer(x, y, rows, layout, INVERTED, fit)
 
 
 def scale(dy: Array, dx: Array, rows: Rows, layout: Layout) -> None:

@@ -401,10 +401,16 @@ def normalize(
     """
     at, array = (_steps, x) if type(x) is np.ndarray else _steps.adopted("x", x)
     lie = layout(array.shape, array.strides, array.dtype, axis)
-    y = at.output(out, array, ("x", array))
-    names = ("mean", "invstd", "weight", "bias")
-    rows = at.rows_of(lie, None if out is None else y, names, (mean, invstd, weight, bias))
-    at.normalize(array, y, rows, lie)
+    y = at.output(None, array) if out is None else out
+    rows: Any = mean, invstd, weight, bias
+    fit = at.fit(lie, array, array, y, rows, 0, False)
+    if fit:
+        rows = mean, invstd, at.wide(weight), at.wide(bias)
+    else:
+        if out is not None:
+            y = at.output(out, array, ("x", array))
+        rows = at.rows_of(lie, None if out is None else y, ("mean", "invstd", "weight", "bias"), rows)
+    at.normalize(array, y, rows, lie, fit)
     return y if out is None else out
 
 

@@ -215,6 +215,38 @@ def test_both_ways_agree_on_gradients(
             assert one.strides == other.strides
 
 
+NORMALIZE: dict[str, tuple[bool, Change]] = {
+    "narrow weight and bias": (True, lambda given: None),
+    "wide weight": (True, lambda given: given.update(weight=given["weight"].astype(np.float64))),
+    "in place": (True, lambda given: given.update(out=given["x"])),
+    "a new array": (True, lambda given: given.update(out=None)),
+    "narrow statistics": (False, lambda given: given.update({k: given[k].astype("f4") for k in ("mean", "invstd")})),
+    "no bias": (False, lambda given: given.update(bias=None)),
+}
+
+
+@pytest.mark.parametrize("fitting, change", NORMALIZE.values(), ids=NORMALIZE)
+def test_both_ways_normalize_alike(fitting: bool, change: Change, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = []
+
+    def look(*arguments: Any) -> bool:
+        said.append(_steps._look_first(*arguments))
+        return said[-1]
+
+    results = []
+    for way in (look, lambda *_: False):
+        rng = np.random.default_rng(1)
+        given = {k: v for k, v in arguments().items() if not k.startswith("running")}
+        given |= {"mean": rng.random(3), "invstd": 1 + rng.random(3)}
+        change(given)
+        monkeypatch.setattr(_steps, "_look", way)
+        y = nb.normalize(**given)
+        assert given["out"] is None or y is given["out"]
+        results.append(y)
+    assert said in ([[fitting]] if fitting else ([], [False]))
+    np.testing.assert_array_equal(results[0], results[1], strict=True)
+
+
 def test_the_first_call_of_a_process_does_not_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_steps, "_look", _steps._look_later)
     assert not fits(arguments())
