@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -35,9 +35,9 @@ class Layout(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Flat operands of one frame, and the channels that they hold."""
+    """Operands of one frame, in C order, and the channels that they hold."""
 
-    operands: list[Array]
+    operands: Sequence[Array]
     geometry: Geometry
     channels: slice
 
@@ -106,8 +106,8 @@ def kept_axes(shape: tuple[int, ...], axis: int | tuple[int, ...], name: str = "
     return kept
 
 
-def frame(layout: Layout, *operands: Array) -> tuple[list[Array], Geometry] | None:
-    """All operands flat, as they lie in memory, and their geometry; None if they are empty or no frame fits them.
+def frame(layout: Layout, *operands: Array) -> tuple[Sequence[Array], Geometry] | None:
+    """All operands in C order, as they lie in memory, and their geometry; None if empty or no frame fits them.
 
     `layout` is that of an array of their shape; where they all lie like it, everything is known already.
     """
@@ -121,7 +121,7 @@ def frame(layout: Layout, *operands: Array) -> tuple[list[Array], Geometry] | No
         return None
     geometry, runs = found
     if runs is None:
-        return [a.ravel() for a in operands], geometry
+        return operands, geometry
     return [_flat(a, run) for a, run in zip(operands, runs, strict=True)], geometry
 
 
@@ -155,7 +155,7 @@ def _slab_pieces(layout: Layout, inputs: tuple[Array, ...], output: Array | None
         last = order[-1] in layout.kept
         rest = scratch[0].size // n
         geometry = _geometry(rest if last else 1, n, 1 if last else rest, last, len(operands))
-        yield Piece([a.reshape(-1) for a in scratch], geometry, channels)
+        yield Piece(scratch, geometry, channels)
         if output is not None:
             np.copyto(blocks[-1], scratch[-1])
 
@@ -249,9 +249,9 @@ def _run(shape: tuple[int, ...], steps: tuple[int, ...]) -> _Run:
 def _flat(array: Array, run: _Run) -> Array:
     """View an array as its run."""
     if run.is_c:
-        return array.ravel()
+        return array
     if run.order is not None:
-        return array.transpose(run.order).ravel()
+        return array.transpose(run.order)
     ahead, step = array[run.forward], (array.itemsize,)
     return np.lib.stride_tricks.as_strided(ahead, (run.extent,), step, writeable=array.flags.writeable)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from typing import Any
 
@@ -167,10 +167,10 @@ def fit(layout: Layout, x: Array, other: Array, y: Array, rows: tuple[Any, ...],
     )
 
 
-def _flat(layout: Layout, fit: bool, *operands: Array) -> tuple[list[Array], Geometry] | None:
+def _flat(layout: Layout, fit: bool, *operands: Array) -> tuple[Sequence[Array], Geometry] | None:
     """`frame`, sooner for operands that `fit`."""
     if fit:
-        return [a.ravel() for a in operands], layout.frames[len(operands)].geometry  # type: ignore[union-attr]
+        return operands, layout.frames[len(operands)].geometry  # type: ignore[union-attr]
     return frame(layout, *operands)
 
 

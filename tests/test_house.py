@@ -39,6 +39,7 @@ STOREYS = {
     "numbabn._compile_cuda": 0,
     "numbabn._config": 0,
     "numbabn._forks": 0,
+    "numbabn._objects": 0,
     "numbabn._geometry": 0,
     "numbabn._scalar": 0,
 }

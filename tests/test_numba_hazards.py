@@ -306,6 +306,18 @@ def test_nothing_is_compiled_before_the_first_call(tmp_path: Path) -> None:
     assert not files(tmp_path)
 
 
+def test_arrays_that_cannot_be_read_where_they_lie_are_taken_as_numba_does(tmp_path: Path) -> None:
+    code = """
+        import calls
+        print(_objects.KNOWN, calls.digests({name: calls.SMALL[name] for name in ("first", "spaced")}, ["f4"]))
+    """
+    before = "from numbabn import _objects"
+    known = run((before, code), tmp_path, timeout=300.0)
+    assert known.startswith("True")
+    unknown = run((before + "; _objects.KNOWN = False", code), tmp_path, timeout=300.0)
+    assert unknown == known.replace("True", "False", 1)
+
+
 def test_kernels_run_as_plain_python(tmp_path: Path) -> None:
     code = """
         import calls

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 import numbabn as nb
-from numbabn import _steps
+from numbabn import _objects, _steps
 from numbabn._layout import layout
 
 Array = npt.NDArray[Any]
@@ -256,7 +256,9 @@ def test_the_first_call_of_a_process_does_not_look(monkeypatch: pytest.MonkeyPat
 def test_where_arrays_lie_otherwise_nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     from numbabn._cpu import objects
 
-    assert objects.is_known()
-    monkeypatch.setattr(objects, "NDIM", 28)  # where nothing of an array's is
-    assert not objects.is_known() and objects.entry() is None
+    assert _objects.is_known() and _objects.KNOWN
+    monkeypatch.setattr(_objects, "NDIM", 28)  # where nothing of an array's is
+    assert not _objects.is_known()
+    monkeypatch.setattr(objects, "KNOWN", False)
+    assert objects.entry() is None
     assert not fits(arguments())

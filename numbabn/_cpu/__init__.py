@@ -1,7 +1,7 @@
-"""CPU backend: per-channel loops over flat NumPy arrays.
+"""CPU backend: per-channel loops over NumPy arrays in C order, of any rank.
 
-Every function takes flat operands, rows with a number for each channel, and the geometry that the operands share. Rows
-are of one dtype, the operands' or float64; those of a backward are float64. Statistics and sums, whose rows
+Every function takes operands, rows with a number for each channel, and the geometry that the operands share. Rows are
+of one dtype, the operands' or float64; those of a backward are float64. Statistics and sums, whose rows
 `numbabn._geometry` names, are written.
 """
 

@@ -11,7 +11,7 @@ from numba.core import cgutils, types
 from numba.extending import lower_builtin, models, register_model, type_callable
 
 from .._compile import ObjectType
-from .objects import address, word
+from .._objects import address, word
 from .vectors import (
     cast,
     cast_like,

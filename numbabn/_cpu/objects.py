@@ -1,44 +1,19 @@
 """One look at all arguments of a call, in machine code: NumPy's attributes, asked one by one, take ten times as long.
 
-An array object is read where it lies, as NumPy's `PyArrayObject` and CPython's `PyObject` lay it out (NumPy C-API
-reference, "Python types and C-structures"). `is_known` finds out whether they do so here.
+Array objects are read where they lie; see `numbabn._objects`.
 """
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from .._compile import Object, inner, kernel
+from .._objects import DATA, DTYPE, FLAGS, HALF, KNOWN, NDIM, SHAPE, TYPE, address, word
 
-TYPE, DATA, NDIM, SHAPE, DTYPE, FLAGS = 8, 16, 24, 32, 56, 64  # bytes from the start of an array object
-HALF = 0xFFFFFFFF  # of a word: the number of axes is 4 bytes long, as are the flags
 FLAT = 0x101  # NumPy's flags C_CONTIGUOUS and ALIGNED
 FLAT_OUT = FLAT | 0x400  # and WRITEABLE
-
-
-def address(o: Any) -> int:
-    """Where an object is."""
-    return id(o)
-
-
-def word(at: int) -> int:
-    """The 8 bytes at an address."""
-    return ctypes.c_int64.from_address(at).value
-
-
-def is_known() -> bool:
-    """Whether array objects lie in memory as this module takes it."""
-    a = np.zeros((2, 3), np.float32)[:, 1:]
-    at = id(a)
-    found = word(at + TYPE), word(at + DATA), word(at + NDIM) & HALF, word(at + DTYPE), word(at + FLAGS) & HALF
-    if found != (id(np.ndarray), a.ctypes.data, a.ndim, id(a.dtype), a.flags.num):
-        return False
-    shape = word(at + SHAPE)
-    return word(at + SHAPE + 8) == shape + 8 * a.ndim and (word(shape), word(shape + 8)) == a.shape
 
 
 @inner
@@ -136,4 +111,4 @@ def fit(
 
 def entry() -> Callable[..., bool] | None:
     """Where to call `fit`, if arrays can be read here."""
-    return fit.on(1, np.empty(0)) if is_known() else None
+    return fit.on(1, np.empty(0)) if KNOWN else None

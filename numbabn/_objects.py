@@ -1,0 +1,38 @@
+"""Where an array object has what, as NumPy's `PyArrayObject` and CPython's `PyObject` lay it out.
+
+From NumPy's C-API reference, "Python types and C-structures". Machine code reads it there: in a tenth of the time that
+NumPy's attributes take.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+
+TYPE, DATA, NDIM, SHAPE, DTYPE, FLAGS = 8, 16, 24, 32, 56, 64  # bytes from the start of an array object
+HALF = 0xFFFFFFFF  # of a word: the number of axes is 4 bytes long, as are the flags
+
+
+def address(o: object) -> int:
+    """Where an object is."""
+    return id(o)
+
+
+def word(at: int) -> int:
+    """The 8 bytes at an address."""
+    return ctypes.c_int64.from_address(at).value
+
+
+def is_known() -> bool:
+    """Whether array objects lie in memory as this module says."""
+    a = np.zeros((2, 3), np.float32)[:, 1:]
+    at = id(a)
+    found = word(at + TYPE), word(at + DATA), word(at + NDIM) & HALF, word(at + DTYPE), word(at + FLAGS) & HALF
+    if found != (id(np.ndarray), a.ctypes.data, a.ndim, id(a.dtype), a.flags.num):
+        return False
+    shape = word(at + SHAPE)
+    return word(at + SHAPE + 8) == shape + 8 * a.ndim and (word(shape), word(shape + 8)) == a.shape
+
+
+KNOWN = is_known()
