@@ -170,6 +170,21 @@ def test_both_ways_refuse(change: Change, training: bool, monkeypatch: pytest.Mo
     assert messages[0] == messages[1]
 
 
+def both_ways(call: Callable[[], Any], fitting: bool, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+    """Results of a call with the look, which says yes if `fitting`, and without it."""
+    said = []
+
+    def look(*arguments: Any) -> bool:
+        said.append(_steps._look_first(*arguments))
+        return said[-1]
+
+    monkeypatch.setattr(_steps, "_look", look)
+    looked = call()
+    assert said in ([[fitting]] if fitting else ([], [False]))
+    monkeypatch.setattr(_steps, "_look", lambda *_: False)
+    return looked, call()
+
+
 BACKWARD: dict[str, tuple[bool, Change]] = {
     "narrow weight": (True, lambda given: None),
     "wide weight": (True, lambda given: given.update(weight=given["weight"].astype(np.float64))),
@@ -190,25 +205,17 @@ BACKWARD: dict[str, tuple[bool, Change]] = {
 def test_both_ways_agree_on_gradients(
     fitting: bool, change: Change, training: bool, needs: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = []
-
-    def look(*arguments: Any) -> bool:
-        said.append(_steps._look_first(*arguments))
-        return said[-1]
-
-    results = []
-    for way in (look, lambda *_: False):
+    def call() -> nb.BatchNormGrads:
         given = arguments()
         rng = np.random.default_rng(1)
         given = {"dy": rng.standard_normal((6, 3, 4)).astype("f4"), **{k: given[k] for k in ("x", "out", "weight")}}
         given |= {"save_mean": rng.random(3), "save_invstd": 1 + rng.random(3)}
         change(given)
-        monkeypatch.setattr(_steps, "_look", way)
         grads = nb.batch_norm_backward(**given, training=training, needs=needs)
         assert given["out"] is None or grads.x is given["out"]
-        results.append(grads)
-    assert said in ([[fitting]] if fitting else ([], [False]))
-    for one, other in zip(*results, strict=True):
+        return grads
+
+    for one, other in zip(*both_ways(call, fitting, monkeypatch), strict=True):
         assert (one is None) == (other is None)
         if one is not None and other is not None:
             np.testing.assert_array_equal(one, other, strict=True)
@@ -227,24 +234,17 @@ NORMALIZE: dict[str, tuple[bool, Change]] = {
 
 @pytest.mark.parametrize("fitting, change", NORMALIZE.values(), ids=NORMALIZE)
 def test_both_ways_normalize_alike(fitting: bool, change: Change, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = []
-
-    def look(*arguments: Any) -> bool:
-        said.append(_steps._look_first(*arguments))
-        return said[-1]
-
-    results = []
-    for way in (look, lambda *_: False):
+    def call() -> Array:
         rng = np.random.default_rng(1)
         given = {k: v for k, v in arguments().items() if not k.startswith("running")}
         given |= {"mean": rng.random(3), "invstd": 1 + rng.random(3)}
         change(given)
-        monkeypatch.setattr(_steps, "_look", way)
         y = nb.normalize(**given)
         assert given["out"] is None or y is given["out"]
-        results.append(y)
-    assert said in ([[fitting]] if fitting else ([], [False]))
-    np.testing.assert_array_equal(results[0], results[1], strict=True)
+        return y
+
+    one, other = both_ways(call, fitting, monkeypatch)
+    np.testing.assert_array_equal(one, other, strict=True)
 
 
 def test_the_first_call_of_a_process_does_not_look(monkeypatch: pytest.MonkeyPatch) -> None:
