@@ -154,10 +154,13 @@ def plain_mean(x, mean, start, stride, n_outer, n_inner):
 
 @inner
 def strip_dots(dy, x, center, g, k, n, g_ahead, x_ahead):
-    """Sums of dy, in float64 lanes, and of dy * (x - center) over n contiguous elements, a vector each."""
+    """Sums of dy and of dy * (x - center) over n contiguous elements, a vector each, the first in float64.
+
+    Four vectors of dy are added before they go to float64: with each converted, sums in cache took 1.25 times as long.
+    """
     step = lanes(x)
     zero = splat(x, 0.0)
-    s0 = s1 = s2 = s3 = cast(zero, np.float64)
+    s = cast(zero, np.float64)
     t0 = t1 = t2 = t3 = zero
     stop = k + n
     while k + 4 * step <= stop:
@@ -171,10 +174,7 @@ def strip_dots(dy, x, center, g, k, n, g_ahead, x_ahead):
         t1 = fma(g1, load(x, k + step) - center, t1)
         t2 = fma(g2, load(x, k + 2 * step) - center, t2)
         t3 = fma(g3, load(x, k + 3 * step) - center, t3)
-        s0 = s0 + cast(g0, np.float64)
-        s1 = s1 + cast(g1, np.float64)
-        s2 = s2 + cast(g2, np.float64)
-        s3 = s3 + cast(g3, np.float64)
+        s = s + cast((g0 + g1) + (g2 + g3), np.float64)
         g += 4 * step
         k += 4 * step
     while k + step <= stop:
@@ -182,7 +182,7 @@ def strip_dots(dy, x, center, g, k, n, g_ahead, x_ahead):
         prefetch(x, k + x_ahead)
         g0 = load(dy, g)
         t0 = fma(g0, load(x, k) - center, t0)
-        s0 = s0 + cast(g0, np.float64)
+        s = s + cast(g0, np.float64)
         g += step
         k += step
     if k < stop:
@@ -190,8 +190,8 @@ def strip_dots(dy, x, center, g, k, n, g_ahead, x_ahead):
         prefetch(x, k + x_ahead)
         g1 = load_part(dy, g, stop - k, zero)
         t1 = fma(g1, load_part(x, k, stop - k, center) - center, t1)
-        s1 = s1 + cast(g1, np.float64)
-    return (s0 + s1) + (s2 + s3), (t0 + t1) + (t2 + t3)
+        s = s + cast(g1, np.float64)
+    return s, (t0 + t1) + (t2 + t3)
 
 
 @inner
