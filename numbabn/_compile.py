@@ -15,29 +15,27 @@ from typing import Any, TypeAlias, TypeVar
 
 import llvmlite
 import numba
-import numpy.ma  # noqa: F401 - Numba asks for it at a first call: loaded here, no fork finds it half loaded
+import numpy as np
+import numpy.ma  # Numba asks for it at a first call: loaded here, no fork finds it half loaded
 import numpy.typing as npt
-from llvmlite import ir
 from llvmlite.binding import ffi as llvm
 from numba import prange as prange
-from numba.core import cgutils, types
+from numba.core import types
 from numba.core.caching import FunctionCache
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
-from numba.extending import NativeValue, models, register_model, unbox
-from numba.np.arrayobj import populate_array
 from numba.np.ufunc import parallel as _pool
 
+from ._arguments import ArrayType, ObjectType, RowType
 from ._config import current
 from ._forks import hold
-from ._objects import DATA, HALF, KNOWN, NDIM, SHAPE
+from ._objects import KNOWN
 
 # What a kernel's parameters may be; the annotation alone gives the compiled signature.
 In: TypeAlias = npt.NDArray[Any]  # elements in C order, read only: read-only and writable callers share one compilation
 Out: TypeAlias = npt.NDArray[Any]  # elements in C order, written; to a kernel both are flat, whatever their rank
-Row: TypeAlias = npt.NDArray[Any]  # a number for each channel, in the flat arrays' dtype or all in float64, read only
-OutRow: TypeAlias = npt.NDArray[Any]  # the same, written
-WideRow: TypeAlias = npt.NDArray[Any]  # a float64 number for each channel, read only
+Row: TypeAlias = npt.NDArray[Any]  # a number for each channel, float32 or float64, that `read_row` reads as float64
+OutRow: TypeAlias = npt.NDArray[Any]  # the same, which `write_row` writes
 Table: TypeAlias = npt.NDArray[Any]  # float64 (rows, C), read and written
 Grid: TypeAlias = npt.NDArray[Any]  # int64 (1 + operands, 3): extents, then each operand's offset and strides
 Object: TypeAlias = Any  # any Python object, as it is
@@ -47,63 +45,6 @@ _OPTIONS = {"nogil": True, "error_model": "numpy"}  # no fastmath: vectors and f
 _CACHE_ERRORS = (RuntimeError, OSError, EOFError, pickle.UnpicklingError)  # no place, full disk, torn file
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-
-
-class ObjectType(types.Type):
-    """Numba type of a Python object of any kind: its address."""
-
-    def __init__(self) -> None:
-        super().__init__(name="Object")
-
-
-@register_model(ObjectType)
-class _ObjectModel(models.PrimitiveModel):  # type: ignore[misc]
-    def __init__(self, manager: Any, kind: ObjectType) -> None:
-        super().__init__(manager, kind, ir.IntType(8).as_pointer())
-
-
-class ArrayType(types.Array):
-    """Numba type of an array in C order, one of rank 1 having all elements of the caller's, whatever its rank.
-
-    Its fields are read where they lie, and no reference is taken: the caller of a kernel has one. Numba's own way takes
-    0.1 us longer for each array, NumPy's to a flat view 0.15 us.
-    """
-
-
-@register_model(ArrayType)
-class _ArrayModel(models.ArrayModel):  # type: ignore[misc]
-    pass
-
-
-@unbox(ArrayType)  # type: ignore[untyped-decorator]
-def _unbox_array(kind: Any, value: Any, c: Any) -> Any:
-    word, itemsize = ir.IntType(64), kind.dtype.bitwidth // 8
-
-    def read(base: Any, offset: Any) -> Any:
-        return c.builder.load(c.builder.inttoptr(c.builder.add(base, offset), word.as_pointer()))
-
-    at = c.builder.ptrtoint(value, word)
-    extents = read(at, word(SHAPE))
-    if kind.ndim == 1:
-        size = cgutils.alloca_once_value(c.builder, word(1))
-        with cgutils.for_range(c.builder, c.builder.and_(read(at, word(NDIM)), word(HALF))) as loop:
-            extent = read(extents, c.builder.mul(loop.index, word(8)))
-            c.builder.store(c.builder.mul(c.builder.load(size), extent), size)
-        shape = [c.builder.load(size)]
-    else:
-        shape = [read(extents, word(8 * k)) for k in range(kind.ndim)]
-    strides = [word(itemsize)]
-    for extent in shape[:0:-1]:
-        strides.insert(0, c.builder.mul(strides[0], extent))
-    data = c.builder.inttoptr(read(at, word(DATA)), c.context.get_data_type(kind.dtype).as_pointer())
-    array = c.context.make_array(kind)(c.context, c.builder)
-    populate_array(array, data, shape, strides, itemsize, meminfo=None)
-    return NativeValue(array._getvalue())
-
-
-@unbox(ObjectType)  # type: ignore[untyped-decorator]
-def _unbox(_kind: ObjectType, value: Any, _context: Any) -> Any:
-    return NativeValue(value)
 
 
 _ONLY_FOR_KERNELS = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, **_OPTIONS}
@@ -146,7 +87,7 @@ kernels: list[kernel] = []  # all that are loaded
 
 
 class kernel:  # noqa: N801 - a decorator
-    """One body, a few cached functions: by dtypes, serial and parallel, each with one explicit signature.
+    """One body, a few cached functions: by dtype, serial and parallel, each with one explicit signature.
 
     Numba keys its cache by the defining file and the signature. A name of its own for each twin, with a hash of all
     kernel sources in it, keeps twins apart, drops code whose helpers changed, and makes racing processes write the
@@ -155,53 +96,45 @@ class kernel:  # noqa: N801 - a decorator
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-        self._twins: dict[tuple[str, bool], Any] = {}  # by dtype characters and parallel
+        self._twins: dict[tuple[str, bool], Any] = {}  # by dtype character and parallel
         self._serial: dict[str, Callable[..., Any]] = {}  # their entry points
         self._parallel: dict[str, Callable[..., Any]] = {}
-        kinds = (p.annotation for p in inspect.signature(function).parameters.values())
-        self._flat = tuple(kind in ("In", "Out") for kind in kinds)
-        self._reads_objects = "Object" in function.__annotations__.values()  # as they are: no one may change them then
+        self._kinds = tuple(p.annotation for p in inspect.signature(function).parameters.values())
         kernels.append(self)
 
-    def on(self, threads: int, x: In, row: Row | None = None) -> Callable[..., Any]:
-        """What to call with x, a row and the rest: the twin for their dtypes and that many threads."""
-        chars = x.dtype.char if row is None else x.dtype.char + row.dtype.char
+    def on(self, threads: int, x: In) -> Callable[..., Any]:
+        """What to call with x and the rest: the twin for its dtype and that many threads."""
+        char = x.dtype.char
         if threads == 1:
-            return self._serial.get(chars) or self._enter(self._serial, chars, False)
-        twin = self._parallel.get(chars) or self._enter(self._parallel, chars, True)
+            return self._serial.get(char) or self._enter(self._serial, char, False)
+        twin = self._parallel.get(char) or self._enter(self._parallel, char, True)
         return twin if current().threads is None else partial(_run, twin, threads)
 
-    def compiled(self, chars: str, parallel: bool) -> Any:
-        """Twin for dtype characters, of flat arrays and of rows, loaded from the cache or compiled on first use."""
+    def compiled(self, char: str, parallel: bool) -> Any:
+        """Twin for a dtype's character, loaded from the cache or compiled on first use."""
         with global_compiler_lock:
-            if (chars, parallel) not in self._twins:
-                self._twins[chars, parallel] = self._compile(chars, parallel)
-            return self._twins[chars, parallel]
+            if (char, parallel) not in self._twins:
+                self._twins[char, parallel] = self._compile(char, parallel)
+            return self._twins[char, parallel]
 
-    def _enter(self, entries: dict[str, Callable[..., Any]], chars: str, parallel: bool) -> Callable[..., Any]:
+    def _enter(self, entries: dict[str, Callable[..., Any]], char: str, parallel: bool) -> Callable[..., Any]:
         """Note and return where to call a twin.
 
         Its only signature's own entry: 0.3 us sooner than by way of Numba's look at the arguments' types.
         """
-        twin = self.compiled(chars, parallel)
+        twin = self.compiled(char, parallel)
         entry: Callable[..., Any] = twin if numba.config.DISABLE_JIT else twin.get_overload(*twin.signatures)
         if numba.config.DISABLE_JIT or not KNOWN:
-            entry = partial(_call_flat, entry, self._flat)
-        entries[chars] = entry
+            entry = partial(_call_plain, entry, self._kinds)
+        entries[char] = entry
         return entry
 
     def twins(self, chars: Iterable[str]) -> Iterator[tuple[str, bool]]:
-        """Dtype characters and parallel of each twin that calls with arrays of these dtypes ask for."""
-        kinds = {p.annotation for p in inspect.signature(self.function).parameters.values()}
-        rows = bool(kinds & {"Row", "OutRow"})
-        if not kinds & {"In", "Out"}:
-            found = sorted({*chars, "d"}) if rows else ["d"]
-        else:
-            found = [char + row for char in chars for row in (sorted({char, "d"}) if rows else [""])]
-        for twin in found:
-            yield twin, False
+        """Dtype character and parallel of each twin that calls with arrays of these dtypes ask for."""
+        for char in chars if {"In", "Out"} & set(self._kinds) else "d":
+            yield char, False
             if "prange" in self.function.__code__.co_names:
-                yield twin, True
+                yield char, True
 
     def place(self) -> Path:
         """Folder where its twins are kept; RuntimeError says why there is none."""
@@ -211,15 +144,14 @@ class kernel:  # noqa: N801 - a decorator
             raise RuntimeError("switched off by NUMBABN_CACHE")
         return Path(FunctionCache(self.function).cache_path)
 
-    def _compile(self, chars: str, parallel: bool) -> Callable[..., Any]:
+    def _compile(self, char: str, parallel: bool) -> Callable[..., Any]:
         if numba.config.DISABLE_JIT:
             return self.function
         body = self.function
-        name = (
-            f"{body.__name__}_{'_'.join(str(_DTYPES[c]) for c in chars)}_{'parallel' if parallel else 'serial'}_{salt}"
-        )
-        options = {**_OPTIONS, "parallel": parallel, "nogil": not self._reads_objects}
-        signature = self._signature(_DTYPES[chars[0]], _DTYPES[chars[-1]])
+        name = f"{body.__name__}_{_DTYPES[char]}_{'parallel' if parallel else 'serial'}_{salt}"
+        reads_objects = "Object" in self._kinds  # as they are: no one may change them then
+        options = {**_OPTIONS, "parallel": parallel, "nogil": not reads_objects}
+        signature = self._signature(_DTYPES[char])
         if current().cache:
             try:
                 return numba.njit(signature, cache=True, **options)(_copy(body, name))  # type: ignore[no-any-return]
@@ -227,14 +159,14 @@ class kernel:  # noqa: N801 - a decorator
                 pass  # nowhere to keep it: compile for this process alone
         return numba.njit(signature, **options)(_copy(body, name))  # type: ignore[no-any-return]
 
-    def _signature(self, dtype: Any, row_dtype: Any) -> Any:
+    def _signature(self, dtype: Any) -> Any:
         array = ArrayType if KNOWN else types.Array
+        row = RowType() if KNOWN else types.Array(types.float64, 1, "C")
         types_of = {
             "In": array(dtype, 1, "C", readonly=True),
             "Out": array(dtype, 1, "C"),
-            "Row": array(row_dtype, 1, "C", readonly=True),
-            "OutRow": array(row_dtype, 1, "C"),
-            "WideRow": array(types.float64, 1, "C", readonly=True),
+            "Row": row,
+            "OutRow": row,
             "Table": array(types.float64, 2, "C"),
             "Grid": array(types.int64, 2, "C"),
             "Object": ObjectType(),
@@ -243,9 +175,8 @@ class kernel:  # noqa: N801 - a decorator
             "bool": types.boolean,
             "None": types.void,
         }
-        signature = inspect.signature(self.function)
-        result = types_of[str(signature.return_annotation)]
-        return result(*(types_of[str(p.annotation)] for p in signature.parameters.values()))
+        result = types_of[str(inspect.signature(self.function).return_annotation)]
+        return result(*(types_of[kind] for kind in self._kinds))
 
 
 def threads_for(size: int) -> int:
@@ -295,9 +226,20 @@ def _run(twin: Callable[..., Any], threads: int, *args: Any) -> None:
         numba.set_num_threads(before)
 
 
-def _call_flat(twin: Callable[..., Any], flat: tuple[bool, ...], *args: Any) -> Any:
-    """Call what takes its flat arrays as such."""
-    return twin(*(a.reshape(-1) if is_flat else a for a, is_flat in zip(args, flat, strict=True)))
+def _call_plain(twin: Callable[..., Any], kinds: tuple[str, ...], *args: Any) -> Any:
+    """Call what takes arrays in Numba's way: flat arrays as such, and rows in float64."""
+    plain = tuple(map(_plain, kinds, args))
+    result = twin(*plain)
+    for kind, given, copied in zip(kinds, args, plain, strict=True):
+        if kind == "OutRow" and copied is not given:
+            given[...] = copied
+    return result
+
+
+def _plain(kind: str, value: Any) -> Any:
+    if kind in ("In", "Out"):
+        return value.reshape(-1)
+    return value.astype(np.float64, copy=False) if kind in ("Row", "OutRow") else value
 
 
 def _copy(function: Callable[..., Any], name: str) -> Any:
@@ -311,7 +253,7 @@ def _copy(function: Callable[..., Any], name: str) -> Any:
 def _source_hash() -> str:
     folder = Path(__file__).parent
     digest = hashlib.sha256()
-    shared = (folder / f"{name}.py" for name in ("_compile", "_geometry", "_scalar"))
+    shared = (folder / f"{name}.py" for name in ("_arguments", "_compile", "_geometry", "_objects", "_scalar"))
     for path in sorted([*folder.glob("_cpu/*.py"), *shared]):
         digest.update(path.read_bytes())
     digest.update(f"{numba.config.BOUNDSCHECK} {numba.config.OPT} {KNOWN}".encode())  # what Numba's key leaves out

@@ -38,9 +38,8 @@ class Steps:
 
     # -- arguments -----------------------------------------------------------------------------------------------------
 
-    def fit(self, *_arguments: Any) -> bool:
-        """Whether arguments need no look one by one: here they always do."""
-        return False
+    def fit(self, *_arguments: Any) -> None:
+        """Rows of arguments that need no look one by one: here they always do."""
 
     def adopt_like(self, name: str, value: Any, x: DeviceArray, x_name: str) -> DeviceArray:
         return self._ordered(device.adopt_like(name, value, x, x_name))
@@ -61,7 +60,7 @@ class Steps:
             for name, value in zip(names, values, strict=True)
         )  # fmt: skip
 
-    def wide_row(self, layout: Layout, out: Any, name: str, value: Any) -> DeviceArray:
+    def row_of(self, layout: Layout, out: Any, name: str, value: Any) -> DeviceArray:
         """A per-channel argument as it lies; zeros for one without a name."""
         row = self._row(layout, out, name, value, _FLOAT64)
         return self._constant(layout, 0.0, _FLOAT64) if row is None else row

@@ -11,7 +11,8 @@ import ctypes
 import numpy as np
 
 TYPE, DATA, NDIM, SHAPE, DTYPE, FLAGS = 8, 16, 24, 32, 56, 64  # bytes from the start of an array object
-HALF = 0xFFFFFFFF  # of a word: the number of axes is 4 bytes long, as are the flags
+CHAR = 25  # and of a dtype object, to the character that is its name
+HALF, BYTE = 0xFFFFFFFF, 0xFF  # of a word: the number of axes is 4 bytes long, as are the flags
 
 
 def address(o: object) -> int:
@@ -30,6 +31,8 @@ def is_known() -> bool:
     at = id(a)
     found = word(at + TYPE), word(at + DATA), word(at + NDIM) & HALF, word(at + DTYPE), word(at + FLAGS) & HALF
     if found != (id(np.ndarray), a.ctypes.data, a.ndim, id(a.dtype), a.flags.num):
+        return False
+    if any(word(id(dtype) + CHAR) & BYTE != ord(dtype.char) for dtype in (a.dtype, np.dtype(np.float64))):
         return False
     shape = word(at + SHAPE)
     return word(at + SHAPE + 8) == shape + 8 * a.ndim and (word(shape), word(shape + 8)) == a.shape

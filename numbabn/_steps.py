@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._arrays import SUPPORTED, adopt, are_apart, is_device_array, parameter, require_apart
+from ._arrays import adopt, are_apart, is_device_array, parameter, require_apart
 from ._arrays import adopt_like as adopt_like
 from ._arrays import buffer as buffer
 from ._arrays import output as output
@@ -23,7 +23,7 @@ from ._scalar import INVERTED, blend
 Array = npt.NDArray[Any]
 Rows = tuple[Array, ...]
 
-_FLOAT64 = np.dtype(np.float64)
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 _C_ALIGNED = 0x101  # NumPy's flags C_CONTIGUOUS and ALIGNED; to ask for them one by one takes 0.1 us more
 _LEFT_OUT = {"weight": 1.0, "bias": 0.0}
 
@@ -43,17 +43,22 @@ def adopted(name: str, value: Any, kept: bool = True) -> tuple[Any, Any]:
 
 
 @lru_cache(maxsize=256)
-def constant(shape: tuple[int, ...], value: float, dtype: np.dtype[Any] = _FLOAT64) -> Array:
+def constant(shape: tuple[int, ...], value: float) -> Array:
     """Equal numbers, read-only."""
-    row = np.full(shape, value, dtype)
+    row = np.full(shape, value)
     row.flags.writeable = False
     return row
 
 
 def rows_of(layout: Layout, out: Array | None, names: tuple[str, ...], values: tuple[Any, ...]) -> Rows:
-    """Per-channel arguments as rows for a kernel: flat, of one dtype, that of x or float64.
+    """Per-channel arguments as rows; see `row_of`."""
+    return tuple(row_of(layout, out, *item) for item in zip(names, values, strict=True))
 
-    Arrays that are so already, as nearly always, stay what they are; others are copied to float64. A weight may be None
+
+def row_of(layout: Layout, out: Array | None, name: str, value: Any) -> Array:
+    """A per-channel argument as a row for a kernel: flat, float32 or float64.
+
+    An array that is so already, as nearly always, stays what it is; others are copied to float64. A weight may be None
     and is 1 then, a bias 0, and what has no name gets a row to write to.
 
     Raises
@@ -61,56 +66,29 @@ def rows_of(layout: Layout, out: Array | None, names: tuple[str, ...], values: t
     TypeError, ValueError
         For what `parameter` refuses, None, and an argument that `out` overlaps.
     """
-    a, b, weight, bias = values
-    if a is None or b is None or weight is None or bias is None:
-        given = (value.dtype for value in values if type(value) is np.ndarray and value.dtype.char in SUPPORTED)
-        dtype = next(given, layout.dtype.newbyteorder("="))
-        a, b, weight, bias = values = tuple(
-            _stand_in(layout, name, dtype) if value is None else value
-            for name, value in zip(names, values, strict=True)
-        )
-    if (
-        type(a) is type(b) is type(weight) is type(bias) is np.ndarray
-        and a.dtype is b.dtype is weight.dtype is bias.dtype
-        and (a.dtype is layout.dtype or a.dtype is _FLOAT64)
-        and a.shape == b.shape == weight.shape == bias.shape == layout.row_shape
-        and a.base is b.base is weight.base is bias.base is None  # they own their memory: no gaps, aligned,
-        and (out is None or out.base is None)  # and apart from an `out` that owns its own
-    ):
-        return values
-    return tuple(wide_row(layout, out, *item) for item in zip(names, values, strict=True))
-
-
-def wide_row(layout: Layout, out: Array | None, name: str, value: Any) -> Array:
-    """A per-channel argument as a float64 row; None and errors as in `rows_of`."""
     if value is None:
-        value = _stand_in(layout, name, _FLOAT64)
+        value = _stand_in(layout, name)
     if (
         type(value) is np.ndarray
+        and (value.dtype is _FLOAT32 or value.dtype is _FLOAT64)
         and value.shape == layout.row_shape
         and (value.base is None or value.flags.num & _C_ALIGNED == _C_ALIGNED)
         and (out is None or out.base is value.base is None or are_apart(out, value))
-        and value.dtype.char in SUPPORTED
     ):
-        return wide(value)
-    return _wide_copy(layout, out, name, value)
+        return value
+    return _copied_row(layout, out, name, value)
 
 
-def wide(row: Array) -> Array:
-    """A row in float64."""
-    return row if row.dtype is _FLOAT64 else row.astype(_FLOAT64)
-
-
-def _stand_in(layout: Layout, name: str, dtype: np.dtype[Any]) -> Array:
+def _stand_in(layout: Layout, name: str) -> Array:
     """What takes the place of a per-channel argument that is None."""
     if not name:
-        return np.zeros(layout.kept_shape, dtype)
+        return np.zeros(layout.kept_shape)
     if name not in _LEFT_OUT:
         raise ValueError(f"{name} is None, expected one value for each channel")
-    return constant(layout.kept_shape, _LEFT_OUT[name], dtype)
+    return constant(layout.kept_shape, _LEFT_OUT[name])
 
 
-def _wide_copy(layout: Layout, out: Array | None, name: str, value: Any) -> Array:
+def _copied_row(layout: Layout, out: Array | None, name: str, value: Any) -> Array:
     array = value
     if name:
         array = parameter(name, value, layout.kept_shape)
@@ -154,16 +132,28 @@ def _look_first(*arguments: Any) -> bool:
 _look: Callable[..., bool] = _look_later
 
 
-def fit(layout: Layout, x: Array, other: Array, y: Array, rows: tuple[Any, ...], written: int, alike: bool) -> bool:
-    """Whether a kernel can have these arguments as they are, x lying as `layout` says; see `_cpu.objects.fit`.
+def fit(layout: Layout, x: Array, other: Array, y: Array, rows: tuple[Any, ...], written: int) -> Rows | None:
+    """Four rows, if a kernel can have all arguments as they are, x lying as `layout` says; see `_cpu.objects.fit`.
 
-    To ask for everything by its name instead takes 1 to 1.5 us of a call.
+    A weight and a bias that are None, the last two rows, are 1 and 0; statistics that are None get rows to write to, if
+    they are `written`. To ask for everything by its name instead takes 1 to 1.5 us of a call, 15 where one is None.
     """
+    if not layout.plain or layout.row_shape is None:
+        return None
     a, b, c, d = rows
+    if a is None or b is None or c is None or d is None:
+        a, b, c, d = rows = _filled(layout.row_shape, rows, written)
+    fits = _look(np.ndarray, _FLOAT32, _FLOAT64, x, other, y, a, b, c, d, layout.n_channels, written)
+    return rows if fits else None
+
+
+def _filled(shape: tuple[int, ...], rows: tuple[Any, ...], written: int) -> tuple[Any, ...]:
+    a, b, weight, bias = rows
     return (
-        layout.plain
-        and layout.row_shape is not None
-        and _look(np.ndarray, _FLOAT64, x, other, y, a, b, c, d, layout.n_channels, written, alike)
+        np.zeros(shape) if written and a is None else a,
+        np.zeros(shape) if written and b is None else b,
+        constant(shape, 1.0) if weight is None else weight,
+        constant(shape, 0.0) if bias is None else bias,
     )
 
 
@@ -228,9 +218,8 @@ def train(x: Array, y: Array, rows: Rows, layout: Layout, eps: float, momentum: 
         )
         return stats
     stats = moments(x, layout)
-    wide = weight.astype(np.float64), bias.astype(np.float64)
     _backend().finish(running_mean, running_var, stats, float(layout.per_channel), eps, momentum, ddof)
-    normalize(x, y, (stats[MEAN], stats[INVSTD], *wide), layout)
+    normalize(x, y, (stats[MEAN], stats[INVSTD], weight, bias), layout)
     return stats
 
 

@@ -240,9 +240,9 @@ def batch_norm_backward(
         raise ValueError(f"out is given but needs={needs} asks for no gradient with respect to x")
     array: Any = x
     dx: Any = at.output(None, x) if needs_x and out is None and type(x) is np.ndarray else out
-    fit = at.fit(lie, g, x, dx, (save_mean, save_invstd, weight, weight), 0, False)
-    if fit:
-        rows = save_mean, save_invstd, at.wide(weight)
+    fitting = at.fit(lie, g, x, dx, (save_mean, save_invstd, weight, weight), 0)
+    if fitting:
+        rows = save_mean, save_invstd, fitting[2]
     else:
         array = None if x is None else at.adopt_like("x", x, g, "dy")
         if needs_x and (out is not None or dx is None):
@@ -250,13 +250,13 @@ def batch_norm_backward(
         apart = None if out is None else dx
         scales = needs_x or needs_weight
         rows = (
-            at.wide_row(lie, apart, "save_mean" if reads_x or save_mean is not None else "", save_mean),
-            at.wide_row(lie, apart, "save_invstd" if scales or save_invstd is not None else "", save_invstd),
-            at.wide_row(lie, apart, "weight", weight),
+            at.row_of(lie, apart, "save_mean" if reads_x or save_mean is not None else "", save_mean),
+            at.row_of(lie, apart, "save_invstd" if scales or save_invstd is not None else "", save_invstd),
+            at.row_of(lie, apart, "weight", weight),
         )
     d_weight = d_bias = None
     if training and dx is not None and array is not None:
-        sums = at.backward(g, array, dx, rows, lie, fit)
+        sums = at.backward(g, array, dx, rows, lie, fitting is not None)
     elif needs_weight and array is not None:
         sums = at.backward_reduce(g, array, rows, lie)
     elif needs_bias:
@@ -402,15 +402,13 @@ def normalize(
     at, array = (_steps, x) if type(x) is np.ndarray else _steps.adopted("x", x)
     lie = layout(array.shape, array.strides, array.dtype, axis)
     y = at.output(None, array) if out is None else out
-    rows: Any = mean, invstd, weight, bias
-    fit = at.fit(lie, array, array, y, rows, 0, False)
-    if fit:
-        rows = mean, invstd, at.wide(weight), at.wide(bias)
-    else:
+    given = mean, invstd, weight, bias
+    rows = fitting = at.fit(lie, array, array, y, given, 0)
+    if not fitting:
         if out is not None:
             y = at.output(out, array, ("x", array))
-        rows = at.rows_of(lie, None if out is None else y, ("mean", "invstd", "weight", "bias"), rows)
-    at.normalize(array, y, rows, lie, fit)
+        rows = at.rows_of(lie, None if out is None else y, ("mean", "invstd", "weight", "bias"), given)
+    at.normalize(array, y, rows, lie, fitting is not None)
     return y if out is None else out
 
 
@@ -455,7 +453,7 @@ def backward_reduce(
     at, g = (_steps, dy) if type(dy) is np.ndarray else _steps.adopted("dy", dy)
     lie = layout(g.shape, g.strides, g.dtype, axis, "dy")
     array = at.adopt_like("x", x, g, "dy")
-    rows = at.wide_row(lie, None, "mean", mean), at.wide_row(lie, None, "invstd", invstd)
+    rows = at.row_of(lie, None, "mean", mean), at.row_of(lie, None, "invstd", invstd)
     sums = at.backward_reduce(g, array, rows, lie)
     return at.own(_row(sums, SUM_DY, lie.kept_shape)), at.own(_row(sums, SUM_DY_XMU, lie.kept_shape))
 
@@ -520,7 +518,7 @@ def backward_elemt(
     dx = at.output(out, array, ("dy", g), ("x", array))
     apart = None if out is None else dx
     given = ("mean", mean), ("invstd", invstd), ("weight", weight), ("sum_dy", sum_dy), ("sum_dy_xmu", sum_dy_xmu)
-    rows = [at.wide_row(lie, apart, *named) for named in given]
+    rows = [at.row_of(lie, apart, *named) for named in given]
     at.backward_elemt(g, array, dx, tuple(rows[:3]), tuple(rows[3:]), lie, float(count))
     return dx if out is None else out
 
@@ -555,14 +553,14 @@ def _infer(
     at, array = (_steps, x) if type(x) is np.ndarray else _steps.adopted("x", x)
     lie = layout(array.shape, array.strides, array.dtype, axis)
     require_eps(eps)
-    rows: Any = running_mean, running_var, weight, bias
+    given = running_mean, running_var, weight, bias
     y = at.output(None, array) if out is None else out
-    fit = at.fit(lie, array, array, y, rows, 0, True)
-    if not fit:
+    rows = fitting = at.fit(lie, array, array, y, given, 0)
+    if not fitting:
         if out is not None:
             y = at.output(out, array, ("x", array))
-        rows = at.rows_of(lie, None if out is None else y, ("running_mean", "running_var", "weight", "bias"), rows)
-    at.infer(array, y, rows, lie, eps, fit)
+        rows = at.rows_of(lie, None if out is None else y, ("running_mean", "running_var", "weight", "bias"), given)
+    at.infer(array, y, rows, lie, eps, fitting is not None)
     return y if out is None else out, lie.kept_shape, rows, at
 
 
@@ -584,14 +582,14 @@ def _train(
     lie = layout(array.shape, array.strides, array.dtype, axis)
     shape = lie.kept_shape
     require_eps(eps)
-    rows: Any = running_mean, running_var, weight, bias
+    ddof = running_ddof if running_var is not None else 0
     y = at.output(None, array) if out is None else out
-    if at.fit(lie, array, array, y, rows, 2, True):
-        _require_count(array, lie, running_ddof)
-        return y, shape, at.train(array, y, rows, lie, eps, momentum, running_ddof, True)
+    rows = at.fit(lie, array, array, y, (running_mean, running_var, weight, bias), 2)
+    if rows:
+        _require_count(array, lie, ddof)
+        return y, shape, at.train(array, y, rows, lie, eps, momentum, ddof, True)
     r_mean = None if running_mean is None else at.buffer("running_mean", running_mean, shape)
     r_var = None if running_var is None else at.buffer("running_var", running_var, shape)
-    ddof = running_ddof if r_var is not None else 0
     _require_count(array, lie, ddof)
     if out is not None:
         y = at.output(out, array, ("x", array))

@@ -144,6 +144,30 @@ def test_parameters_of_any_dtype_and_stride(dtype: Any, other: Any, place: Any) 
 
 @pytest.mark.small
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("wide", [(0,), (1,), (2,), (3,), (0, 2), (1, 3), (0, 1, 2)])
+@pytest.mark.parametrize("shape", [SHAPE, (5, 70), (600, 3)])
+def test_each_parameter_has_its_own_dtype(shape: tuple[int, ...], wide: tuple[int, ...], dtype: Any) -> None:
+    x, dy = normal(shape, dtype, 1), normal(shape, dtype, 2)
+    names = ("running_mean", "running_var", "weight", "bias")
+    values = [uniform(shape[1], np.float32, seed, 0.5, 1.0) for seed in range(4)]
+    exact = [v.astype(np.float64) for v in values]
+    mixed = [exact[k] if k in wide else values[k] for k in range(4)]
+    for training in (False, True):
+        found: dict[str, Any] = {name: v.copy() for name, v in zip(names, mixed, strict=True)}
+        expected: dict[str, Any] = {name: v.copy() for name, v in zip(names, exact, strict=True)}
+        y = nb.batch_norm(x, training=training, **found)
+        assert_bits(y, nb.batch_norm(x, training=training, **expected))
+        for name in names:
+            assert_bits(found[name], expected[name].astype(found[name].dtype))
+    assert_bits(nb.normalize(x, *mixed), nb.normalize(x, *exact))
+    for fixed in (False, True):
+        grads = (nb.batch_norm_backward(dy, x, *rows[:3], training=not fixed) for rows in (mixed, exact))
+        for one, other in zip(*grads, strict=True):
+            assert_bits(one, other)
+
+
+@pytest.mark.small
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("axis", [-1, 0, (1,), (-3,), (0, 2), (3, 1), (-2, 0, 1), (), (0, 1, 2, 3)])
 def test_axes(dtype: Any, axis: naive.Axis) -> None:
     x, dy = normal(SHAPE, dtype, 1, 3.0), normal(SHAPE, dtype, 2)

@@ -32,10 +32,10 @@ def arguments(shape: tuple[int, ...] = (6, 3, 4), dtype: str = "f4") -> dict[str
     return {"x": x, "out": np.empty_like(x), **rows}
 
 
-def fits(given: dict[str, Any], written: int = 0) -> bool:
+def fits(given: dict[str, Any], written: int = 0) -> Any:
     x = given["x"]
     rows = tuple(given[name] for name in ("running_mean", "running_var", "weight", "bias"))
-    return _steps.fit(layout(x.shape, x.strides, x.dtype, 1), x, x, given["out"], rows, written, True)
+    return _steps.fit(layout(x.shape, x.strides, x.dtype, 1), x, x, given["out"], rows, written)
 
 
 def read_only(a: Array) -> Array:
@@ -68,6 +68,9 @@ def wide_all(given: dict[str, Any]) -> None:
 FITTING: dict[str, Change] = {
     "plain": lambda given: None,
     "float64 rows": wide_all,
+    "one wide row": lambda given: given.update(weight=given["weight"].astype(np.float64)),
+    "no weight": lambda given: given.update(weight=None),
+    "no bias": lambda given: given.update(bias=None),
     "in place": lambda given: given.update(out=given["x"]),
     "the same elements": lambda given: given.update(out=given["x"][:]),
     "views": lambda given: given.update(bias=np.vstack([given["bias"]] * 2)[1]),
@@ -82,13 +85,11 @@ LEFT: dict[str, Change] = {
     "out in pieces": lambda given: given.update(out=spread(given["out"])),
     "out misaligned": lambda given: given.update(out=misaligned(given["out"])),
     "out of a subclass": lambda given: given.update(out=given["out"].view(Sub)),
-    "one wide row": lambda given: given.update(weight=given["weight"].astype(np.float64)),
     "a row in pieces": lambda given: given.update(weight=spread(given["weight"])),
     "a row misaligned": lambda given: given.update(weight=misaligned(given["weight"])),
     "a row of the other byte order": lambda given: given.update(weight=given["weight"].astype(">f4")),
     "a row of a subclass": lambda given: given.update(weight=given["weight"].view(Sub)),
     "a list": lambda given: given.update(weight=given["weight"].tolist()),
-    "no weight": lambda given: given.update(weight=None),
 }
 REFUSED: dict[str, Change] = {
     "out of another shape": lambda given: given.update(out=np.empty((6, 4, 3), np.float32)),
@@ -191,11 +192,11 @@ BACKWARD: dict[str, tuple[bool, Change]] = {
     "into dy": (True, lambda given: given.update(out=given["dy"])),
     "into x": (True, lambda given: given.update(out=given["x"])),
     "a new array": (True, lambda given: given.update(out=None)),
-    "narrow mean": (False, lambda given: given.update(save_mean=given["save_mean"].astype(np.float32))),
+    "narrow mean": (True, lambda given: given.update(save_mean=given["save_mean"].astype(np.float32))),
     "x in pieces": (False, lambda given: given.update(x=spread(given["x"]))),
     "x in Fortran order": (False, lambda given: given.update(x=np.asfortranarray(given["x"]), out=None)),
     "dy in pieces": (False, lambda given: given.update(dy=spread(given["dy"]))),
-    "no weight": (False, lambda given: given.update(weight=None)),
+    "no weight": (True, lambda given: given.update(weight=None)),
 }
 
 
@@ -227,8 +228,8 @@ NORMALIZE: dict[str, tuple[bool, Change]] = {
     "wide weight": (True, lambda given: given.update(weight=given["weight"].astype(np.float64))),
     "in place": (True, lambda given: given.update(out=given["x"])),
     "a new array": (True, lambda given: given.update(out=None)),
-    "narrow statistics": (False, lambda given: given.update({k: given[k].astype("f4") for k in ("mean", "invstd")})),
-    "no bias": (False, lambda given: given.update(bias=None)),
+    "narrow statistics": (True, lambda given: given.update({k: given[k].astype("f4") for k in ("mean", "invstd")})),
+    "no bias": (True, lambda given: given.update(bias=None)),
 }
 
 

@@ -1,8 +1,7 @@
 """CPU backend: per-channel loops over NumPy arrays in C order, of any rank.
 
-Every function takes operands, rows with a number for each channel, and the geometry that the operands share. Rows are
-of one dtype, the operands' or float64; those of a backward are float64. Statistics and sums, whose rows
-`numbabn._geometry` names, are written.
+Every function takes operands, rows with a number for each channel, float32 or float64, and the geometry that the
+operands share. Statistics and sums, whose rows `numbabn._geometry` names, are written.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from .._caches import last_level, second_level
-from .._compile import In, Out, OutRow, Row, Table, WideRow, kernel, threads_for
+from .._compile import In, Out, OutRow, Row, Table, kernel, threads_for
 from .._geometry import INVSTD, MEAN, Geometry
 from .._scalar import INVERTED
 from . import (
@@ -58,10 +57,10 @@ def infer(x: In, y: Out, mean: Row, var: Row, weight: Row, bias: Row, geometry: 
     streamed = 2 * y.nbytes > _STREAM and not np.may_share_memory(y, x)
     last = geometry.channels_last
     which = pointwise_last.normalize_channels_last if last else pointwise_first.normalize_channels_first
-    which.on(threads_for(geometry.size), x, mean)(x, y, mean, var, weight, bias, geometry.grid, eps, streamed)
+    which.on(threads_for(geometry.size), x)(x, y, mean, var, weight, bias, geometry.grid, eps, streamed)
 
 
-def backward_reduce(dy: In, x: In, mean: WideRow, invstd: WideRow, sums: Table, geometry: Geometry) -> None:
+def backward_reduce(dy: In, x: In, mean: Row, invstd: Row, sums: Table, geometry: Geometry) -> None:
     """SUM_DY, SUM_DY_XMU and GRAD_WEIGHT of dy and x."""
     if geometry.channels_last:
         which = reduce_last.backward_reduce_channels_last
@@ -78,9 +77,9 @@ def backward_elemt(
     dy: In,
     x: In,
     dx: Out,
-    mean: WideRow,
-    invstd: WideRow,
-    weight: WideRow,
+    mean: Row,
+    invstd: Row,
+    weight: Row,
     sums: Table,
     geometry: Geometry,
     count: float,
@@ -109,31 +108,27 @@ def forward(
     """y, MEAN, INVSTD, M2 and the new running statistics from x."""
     threads = threads_for(geometry.size)
     if not (geometry.channels_last or _in_one_pass(x, geometry, threads)):
-        wide = weight.astype(np.float64), bias.astype(np.float64)
         moments(x, stats, geometry)
         finish(running_mean, running_var, stats, float(geometry.per_channel), eps, momentum, ddof)
-        normalize(x, y, stats[MEAN], stats[INVSTD], *wide, geometry)
+        normalize(x, y, stats[MEAN], stats[INVSTD], weight, bias, geometry)
         return
     streamed = 2 * y.nbytes >= _STREAM_WHOLE and not np.may_share_memory(y, x)
     given = x, y, weight, bias, running_mean, running_var, stats, geometry.grid, eps, momentum, ddof, streamed
     if geometry.channels_last:
-        fused_last.forward_channels_last.on(threads, x, weight)(*given, threads)
+        fused_last.forward_channels_last.on(threads, x)(*given, threads)
     else:
         which = _by_planes(geometry, fused_first.forward_short_channels_first, fused_first.forward_long_channels_first)
-        which.on(threads, x, weight)(*given)
+        which.on(threads, x)(*given)
 
 
 def finish(
     running_mean: OutRow, running_var: OutRow, stats: Table, count: float, eps: float, momentum: float, ddof: float
 ) -> None:
     """INVSTD and the new running statistics from MEAN and M2."""
-    run = channels.finish.on(1, running_mean)
-    run(running_mean, running_var, stats, count, eps, momentum, ddof)
+    channels.finish.on(1, stats)(running_mean, running_var, stats, count, eps, momentum, ddof)
 
 
-def backward(
-    dy: In, x: In, dx: Out, mean: WideRow, invstd: WideRow, weight: WideRow, sums: Table, geometry: Geometry
-) -> None:
+def backward(dy: In, x: In, dx: Out, mean: Row, invstd: Row, weight: Row, sums: Table, geometry: Geometry) -> None:
     """dx, SUM_DY, SUM_DY_XMU and GRAD_WEIGHT from dy and x."""
     threads = threads_for(geometry.size)
     if not (geometry.channels_last or _in_one_pass(x, geometry, threads)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .._arguments import read_rows, write_rows
 from .._compile import OutRow, Table, inner, kernel
 from .._geometry import GRAD_WEIGHT, INVSTD, M2, MEAN, SUM_DY, SUM_DY_XMU
 from .._scalar import INVERTED
@@ -52,14 +53,17 @@ def put_grad_weights(sums, r, first, width):
 
 
 @inner
-def update_running(running_mean, running_var, mean, m2, count, momentum, ddof):
-    """Blend the batch's statistics into the running ones, after all that reads what may be the same memory."""
+def update_running(running_mean, running_var, mean, m2, count, momentum, ddof, table):
+    """Blend the batch's statistics into the running ones, by way of two rows of a float64 table."""
+    read_rows(table, (running_mean, running_var))
+    old_mean, old_var = table[0], table[1]
     for c in range(0, len(mean), lanes(mean)):
         n = min(lanes(mean), len(mean) - c)
-        new = blended(wide_part(mean, running_mean, c, n), wide_part(mean, mean, c, n), momentum)
-        store_part(running_mean, c, cast(new, running_mean.dtype), n)
-        new = blended(wide_part(mean, running_var, c, n), wide_part(mean, m2, c, n) / (count - ddof), momentum)
-        store_part(running_var, c, cast(new, running_var.dtype), n)
+        new = blended(wide_part(mean, old_mean, c, n), wide_part(mean, mean, c, n), momentum)
+        store_part(old_mean, c, new, n)
+        new = blended(wide_part(mean, old_var, c, n), wide_part(mean, m2, c, n) / (count - ddof), momentum)
+        store_part(old_var, c, new, n)
+    write_rows(table, (running_mean, running_var))
 
 
 @kernel
@@ -68,7 +72,8 @@ def finish(
 ) -> None:
     """invstd and the running statistics of all channels from mean and M2; C numbers."""
     put_invstds(stats, 0, stats.shape[1], count, eps)
-    update_running(running_mean, running_var, stats[MEAN], stats[M2], count, momentum, ddof)
+    table = np.empty((2, stats.shape[1]))
+    update_running(running_mean, running_var, stats[MEAN], stats[M2], count, momentum, ddof, table)
 
 
 @inner

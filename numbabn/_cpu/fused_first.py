@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._compile import Grid, In, Out, OutRow, Row, Table, WideRow, inner, kernel, prange, row, unfold
+from .._arguments import read_rows
+from .._compile import Grid, In, Out, OutRow, Row, Table, inner, kernel, prange, row, unfold
 from .._geometry import INVSTD, M2, MEAN
 from .._scalar import INVERTED
 from .ahead import reads_on
@@ -61,7 +62,9 @@ def forward_long_channels_first(
     x0, xo, xc = row(grid, 1)
     count, parts = n_outer * n_inner, channel_parts(n_outer, n_inner)
     groups = n_groups(n_channels, count, neighbours(count, x.itemsize))
-    means, invstds = stats[MEAN], stats[INVSTD]
+    given = np.empty((2, n_channels))
+    read_rows(given, (weight, bias))
+    means, invstds, weights, biases = stats[MEAN], stats[INVSTD], given[0], given[1]
     for index in prange(groups):
         first, last = part_range(n_channels, 1, np.int64(index), groups)
         width = last - first
@@ -71,9 +74,9 @@ def forward_long_channels_first(
             part_moments(x, start, xo, n_outer, n_inner, item % parts, parts, partial, item)
         table = np.empty(3 * width, x.dtype)
         forward_group(
-            x, y, weight, bias, means, invstds, stats, grid, eps, streamed, first, width, parts, partial, table
+            x, y, weights, biases, means, invstds, stats, grid, eps, streamed, first, width, parts, partial, table
         )
-    update_running(running_mean, running_var, means, stats[M2], float(count), momentum, ddof)
+    update_running(running_mean, running_var, means, stats[M2], float(count), momentum, ddof, given)
 
 
 @kernel
@@ -95,7 +98,9 @@ def forward_short_channels_first(
     n_outer, n_channels, n_inner = row(grid, 0)
     count, parts = n_outer * n_inner, short_parts(n_outer, n_inner)
     groups = n_groups(n_channels, count, max(short_group(n_channels, n_inner), neighbours(count, x.itemsize)))
-    means, invstds = stats[MEAN], stats[INVSTD]
+    given = np.empty((2, n_channels))
+    read_rows(given, (weight, bias))
+    means, invstds, weights, biases = stats[MEAN], stats[INVSTD], given[0], given[1]
     for index in prange(groups):
         first, last = part_range(n_channels, 1, np.int64(index), groups)
         width = last - first
@@ -105,9 +110,9 @@ def forward_short_channels_first(
             short_moments(x, grid, first, width, part, parts, narrow, wide, partial, 0)
         table = np.empty(3 * width, x.dtype)
         forward_group(
-            x, y, weight, bias, means, invstds, stats, grid, eps, streamed, first, width, parts, partial, table
+            x, y, weights, biases, means, invstds, stats, grid, eps, streamed, first, width, parts, partial, table
         )
-    update_running(running_mean, running_var, means, stats[M2], float(count), momentum, ddof)
+    update_running(running_mean, running_var, means, stats[M2], float(count), momentum, ddof, given)
 
 
 @unfold
@@ -128,9 +133,9 @@ def backward_long_channels_first(
     dy: In,
     x: In,
     dx: Out,
-    mean: WideRow,
-    invstd: WideRow,
-    weight: WideRow,
+    mean: Row,
+    invstd: Row,
+    weight: Row,
     sums: Table,
     grid: Grid,
     streamed: bool,
@@ -141,6 +146,9 @@ def backward_long_channels_first(
     x0, xo, xc = row(grid, 2)
     count, parts = n_outer * n_inner, channel_parts(n_outer, n_inner)
     groups = n_groups(n_channels, count, neighbours(count, 2 * x.itemsize))
+    given = np.empty((3, n_channels))
+    read_rows(given, (mean, invstd, weight))
+    means, invstds, weights = given[0], given[1], given[2]
     for index in prange(groups):
         first, last = part_range(n_channels, 1, np.int64(index), groups)
         width = last - first
@@ -148,9 +156,9 @@ def backward_long_channels_first(
         for item in range(width * parts):
             c = first + item // parts
             g, k, part = g0 + c * gc, x0 + c * xc, item % parts
-            part_dots(dy, x, mean[c], g, go, k, xo, n_outer, n_inner, part, parts, partial, item)
+            part_dots(dy, x, means[c], g, go, k, xo, n_outer, n_inner, part, parts, partial, item)
         table = np.empty(6 * width, x.dtype)
-        backward_group(dy, x, dx, mean, invstd, weight, sums, grid, streamed, first, width, parts, partial, table)
+        backward_group(dy, x, dx, means, invstds, weights, sums, grid, streamed, first, width, parts, partial, table)
 
 
 @kernel
@@ -158,9 +166,9 @@ def backward_short_channels_first(
     dy: In,
     x: In,
     dx: Out,
-    mean: WideRow,
-    invstd: WideRow,
-    weight: WideRow,
+    mean: Row,
+    invstd: Row,
+    weight: Row,
     sums: Table,
     grid: Grid,
     streamed: bool,
@@ -169,12 +177,15 @@ def backward_short_channels_first(
     n_outer, n_channels, n_inner = row(grid, 0)
     count, parts = n_outer * n_inner, short_parts(n_outer, n_inner)
     groups = n_groups(n_channels, count, max(short_group(n_channels, n_inner), neighbours(count, 2 * x.itemsize)))
+    given = np.empty((3, n_channels))
+    read_rows(given, (mean, invstd, weight))
+    means, invstds, weights = given[0], given[1], given[2]
     for index in prange(groups):
         first, last = part_range(n_channels, 1, np.int64(index), groups)
         width = last - first
         partial = np.empty((width * parts, 2))
         narrow, wide = np.empty(narrow_size(x, width), x.dtype), np.empty(wide_size(x, width))
         for part in range(parts):
-            short_dots(dy, x, mean, grid, first, width, part, parts, narrow, wide, partial, 0)
+            short_dots(dy, x, means, grid, first, width, part, parts, narrow, wide, partial, 0)
         table = np.empty(6 * width, x.dtype)
-        backward_group(dy, x, dx, mean, invstd, weight, sums, grid, streamed, first, width, parts, partial, table)
+        backward_group(dy, x, dx, means, invstds, weights, sums, grid, streamed, first, width, parts, partial, table)

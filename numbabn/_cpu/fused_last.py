@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._compile import Grid, In, Out, OutRow, Row, Table, WideRow, inner, kernel, prange, row
+from .._arguments import read_rows
+from .._compile import Grid, In, Out, OutRow, Row, Table, inner, kernel, prange, row
 from .._geometry import INVSTD, M2, MEAN
 from .._scalar import INVERTED
 from .channels import put_affines, put_gradients, put_invstds, repeat, row_size, table_start, update_running
@@ -48,7 +49,9 @@ def forward_channels_last(
     for index in prange(panels * parts):
         sums = np.empty(4 * width, x.dtype)
         moments_item(x, x0, xo * abreast, n_rows, n_columns, parts, width, np.int64(index), sums, partial)
-    means, invstds = stats[MEAN], stats[INVSTD]
+    given = np.empty((2, n_channels))
+    read_rows(given, (weight, bias))
+    means, invstds, weights, biases = stats[MEAN], stats[INVSTD], given[0], given[1]
     size = row_size(x, n_channels)
     memory = np.empty(3 * size + lanes(x), x.dtype)
     table = memory[table_start(memory, y, y0, yo) :]
@@ -56,14 +59,14 @@ def forward_channels_last(
         moments_panel(x, x0, xo, n_outer, abreast, n_columns, parts, width, panel, partial, stats)
         first, channels = channels_of_panel(panel, n_columns, width, abreast)
         put_invstds(stats, first, channels, float(n_outer), eps)
-        put_affines(x, means, invstds, weight, bias, INVERTED, first, channels, table, first, size)
+        put_affines(x, means, invstds, weights, biases, INVERTED, first, channels, table, first, size)
     repeat(table, n_channels, size, 3)
     cuts = row_cuts(n_outer, n_channels)
     for index in prange(threads):
         first, last = backwards(np.int64(index), threads, cuts)
         for cut in range(first, last, -1):
             normalize_cut(x, y, table, x0, xo, y0, yo, n_outer, n_channels, cut, cuts, streamed)
-    update_running(running_mean, running_var, means, stats[M2], float(n_outer), momentum, ddof)
+    update_running(running_mean, running_var, means, stats[M2], float(n_outer), momentum, ddof, given)
 
 
 @kernel
@@ -71,9 +74,9 @@ def backward_channels_last(
     dy: In,
     x: In,
     dx: Out,
-    mean: WideRow,
-    invstd: WideRow,
-    weight: WideRow,
+    mean: Row,
+    invstd: Row,
+    weight: Row,
     sums: Table,
     grid: Grid,
     streamed: bool,
@@ -87,17 +90,24 @@ def backward_channels_last(
     gaps = go != n_channels or xo != n_channels
     abreast, n_rows, n_columns, parts, width, panels = rows_plan(x, n_outer, n_channels, gaps)
     partial = np.empty(panels * parts * 2 * width)
+    given = np.empty((3, n_channels))
+    read_rows(given, (mean, invstd, weight))
+    means, invstds, weights = given[0], given[1], given[2]
     size = row_size(x, n_channels)
     memory = np.empty(6 * size + lanes(x), x.dtype)
     table = memory[table_start(memory, dx, d0, do) :]
     for index in prange(panels * parts):
         scratch, item = np.empty(2 * width, x.dtype), np.int64(index)
         g_step, x_step = go * abreast, xo * abreast
-        dots_item(dy, x, mean, g0, g_step, x0, x_step, abreast, n_rows, n_columns, parts, width, item, scratch, partial)
+        dots_item(
+            dy, x, means, g0, g_step, x0, x_step, abreast, n_rows, n_columns, parts, width, item, scratch, partial
+        )
     for panel in range(panels):
-        dots_panel(dy, x, mean, invstd, g0, go, x0, xo, n_outer, abreast, n_columns, parts, width, panel, partial, sums)
+        dots_panel(
+            dy, x, means, invstds, g0, go, x0, xo, n_outer, abreast, n_columns, parts, width, panel, partial, sums
+        )
         first, channels = channels_of_panel(panel, n_columns, width, abreast)
-        put_gradients(x, mean, invstd, weight, sums, first, channels, float(n_outer), table, first, size)
+        put_gradients(x, means, invstds, weights, sums, first, channels, float(n_outer), table, first, size)
     repeat(table, n_channels, size, 6)
     cuts = row_cuts(n_outer, n_channels)
     for index in prange(threads):

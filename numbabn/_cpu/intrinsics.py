@@ -1,17 +1,17 @@
-"""Types and instructions of `vectors`, and of what reads Python's objects, for Numba; importing it registers them."""
+"""Types and instructions of `vectors` for Numba; importing it registers them."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import lower_builtin, models, register_model, type_callable
 
-from .._compile import ObjectType
-from .._objects import address, word
+from .._arguments import call_apart
 from .vectors import (
     cast,
     cast_like,
@@ -89,8 +89,6 @@ _typed(fma, lambda a, b, c: a if isinstance(a, Vector) else None)
 _typed(within, lambda v, n, low, high: types.boolean)
 _typed(where_zero, lambda test, a, b: a if a == b else None)
 _typed(hsum, lambda v: types.float64)
-_typed(address, lambda o: types.int64 if isinstance(o, ObjectType) else None)
-_typed(word, lambda at: types.int64)
 _typed(operator.neg, lambda v: v if isinstance(v, Vector) else None)
 
 
@@ -129,18 +127,6 @@ def _broadcast(builder: Any, scalar: Any, vector: ir.VectorType) -> Any:
 def _call(builder: Any, name: str, result: Any, args: list[Any]) -> Any:
     kind = ir.FunctionType(result, [a.type for a in args])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
-
-
-def _call_apart(builder: Any, build: Callable[..., None], vector: Vector, result: Any, *args: Any) -> Any:
-    """Call a function that `build` makes, once in a module: for what is rare and takes long to compile."""
-    name = f"numbabn{build.__name__}_{_suffix(vector)}"
-    function = builder.module.globals.get(name)
-    if function is None:
-        function = ir.Function(builder.module, ir.FunctionType(result, [a.type for a in args]), name)
-        function.linkage = "linkonce_odr"
-        function.attributes.add("noinline")
-        build(ir.IRBuilder(function.append_basic_block()), vector, *function.args)
-    return builder.call(function, args)
 
 
 def _has_masks(context: Any) -> bool:
@@ -204,12 +190,13 @@ def _lower_load_part(context: Any, builder: Any, sig: Any, args: Any) -> Any:
                 selected = builder.select(_mask(builder, n, vector.count), _load(builder, vector, pointer), fill)
                 builder.store(selected, result)
             with beyond:
-                found = _call_apart(builder, _build_load_part, vector, fill.type, pointer, n, fill)
+                build = partial(_build_load_part, vector)
+                found = call_apart(builder, f"_load_part_{_suffix(vector)}", build, fill.type, pointer, n, fill)
                 builder.store(found, result)
     return builder.load(result)
 
 
-def _build_load_part(builder: Any, vector: Vector, pointer: Any, n: Any, fill: Any) -> None:
+def _build_load_part(vector: Vector, builder: Any, pointer: Any, n: Any, fill: Any) -> None:
     builder.ret(_masked_load(builder, vector, pointer, n, fill))
 
 
@@ -241,11 +228,12 @@ def _lower_store_part(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         with whole:
             builder.store(v, pointer, align=vector.dtype.bitwidth // 8)
         with part:
-            _call_apart(builder, _build_store_part, vector, ir.VoidType(), v, pointer, n)
+            build = partial(_build_store_part, vector)
+            call_apart(builder, f"_store_part_{_suffix(vector)}", build, ir.VoidType(), v, pointer, n)
     return context.get_dummy_value()
 
 
-def _build_store_part(builder: Any, vector: Vector, v: Any, pointer: Any, n: Any) -> None:
+def _build_store_part(vector: Vector, builder: Any, v: Any, pointer: Any, n: Any) -> None:
     """By halves: 8 lanes if n has them, 4, 2 and 1."""
     align, count = vector.dtype.bitwidth // 8, vector.count
     at = builder.bitcast(pointer, v.type.element.as_pointer())
@@ -366,16 +354,6 @@ def _lower_hsum(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     while v.type.count > 1:
         v = builder.fadd(*_halves(builder, v))
     return builder.extract_element(v, ir.Constant(_I32, 0))
-
-
-@lower_builtin(address, ObjectType)
-def _lower_address(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-    return builder.ptrtoint(args[0], ir.IntType(64))
-
-
-@lower_builtin(word, types.Integer)
-def _lower_word(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
-    return builder.load(builder.inttoptr(args[0], ir.IntType(64).as_pointer()))
 
 
 def _lower_operator(function: Any, instruction: str) -> None:

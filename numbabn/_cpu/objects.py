@@ -60,6 +60,7 @@ def are_apart(a, a_bytes, b, b_bytes):
 @kernel
 def fit(
     ndarray: Object,
+    float32: Object,
     float64: Object,
     x: Object,
     other: Object,
@@ -70,15 +71,14 @@ def fit(
     d: Object,
     n_channels: int,
     written: int,
-    alike: bool,
 ) -> bool:
     """Whether nothing has to be converted, copied or told apart before a kernel works on these arguments.
 
     x and `other` are arrays in C order of one shape and dtype, float64 or another; y is so too, writable, and the same
-    elements as each of the two or apart from it. a to d are rows of `n_channels`, apart from y, the first `written` of
-    them writable. They are `alike`, all of x's dtype or all float64; or else a and b are float64, c and d either.
+    elements as each of the two or apart from it. a to d are rows of `n_channels`, float32 or float64, apart from y, the
+    first `written` of them writable.
     """
-    kind, wide = address(ndarray), address(float64)
+    kind, narrow, wide = address(ndarray), address(float32), address(float64)
     if not (
         is_array(address(x), kind, FLAT)
         and is_array(address(other), kind, FLAT)
@@ -87,8 +87,8 @@ def fit(
         and is_like(address(y), address(x))
     ):
         return False
-    dtype, out = word(address(x) + DTYPE), word(address(y) + DATA)
-    n_bytes = size_of(address(x)) * (8 if dtype == wide else 4)
+    out = word(address(y) + DATA)
+    n_bytes = size_of(address(x)) * (8 if word(address(x) + DTYPE) == wide else 4)
     for operand in (address(x), address(other)):
         data = word(operand + DATA)
         if data != out and not are_apart(data, n_bytes, out, n_bytes):
@@ -98,13 +98,10 @@ def fit(
         flags = FLAT_OUT if k < written else FLAT
         if not is_row(rows[k], kind, flags, n_channels):
             return False
-        expected = word(rows[0] + DTYPE) if alike else wide
-        found = word(rows[k] + DTYPE)
-        if found != dtype and found != wide:
+        dtype = word(rows[k] + DTYPE)
+        if dtype != narrow and dtype != wide:
             return False
-        if found != expected and (alike or k < 2):
-            return False
-        if not are_apart(word(rows[k] + DATA), n_channels * (8 if found == wide else 4), out, n_bytes):
+        if not are_apart(word(rows[k] + DATA), n_channels * (8 if dtype == wide else 4), out, n_bytes):
             return False
     return True
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._compile import Grid, In, Out, Row, Table, WideRow, inline, inner, kernel, prange, row
+from .._arguments import read_rows
+from .._compile import Grid, In, Out, Row, Table, inline, inner, kernel, prange, row
 from .ahead import prefetch_four, prefetch_last, prefetch_two
 from .channels import put_affines, put_gradients
 from .pointwise import LONG, SPAN, finish, put, slope
@@ -109,7 +110,9 @@ def normalize_channels_first(
     y0, yo, yc = row(grid, 2)
     n_planes = n_outer * n_channels
     table = np.empty(3 * n_channels, x.dtype)
-    put_affines(x, mean, var, weight, bias, eps, 0, n_channels, table, 0, n_channels)
+    given = np.empty((4, n_channels))
+    read_rows(given, (mean, var, weight, bias))
+    put_affines(x, given[0], given[1], given[2], given[3], eps, 0, n_channels, table, 0, n_channels)
     for index in prange(n_spans(n_planes, n_inner)):
         first, last, i, n = span(np.int64(index), n_planes, n_inner)
         o = first // n_channels
@@ -208,9 +211,9 @@ def backward_elemt_channels_first(
     dy: In,
     x: In,
     dx: Out,
-    mean: WideRow,
-    invstd: WideRow,
-    weight: WideRow,
+    mean: Row,
+    invstd: Row,
+    weight: Row,
     sums: Table,
     grid: Grid,
     count: float,
@@ -223,7 +226,9 @@ def backward_elemt_channels_first(
     d0, do, dc = row(grid, 3)
     n_planes = n_outer * n_channels
     table = np.empty(6 * n_channels, x.dtype)
-    put_gradients(x, mean, invstd, weight, sums, 0, n_channels, count, table, 0, n_channels)
+    given = np.empty((3, n_channels))
+    read_rows(given, (mean, invstd, weight))
+    put_gradients(x, given[0], given[1], given[2], sums, 0, n_channels, count, table, 0, n_channels)
     for index in prange(n_spans(n_planes, n_inner)):
         first, last, i, n = span(np.int64(index), n_planes, n_inner)
         o = first // n_channels

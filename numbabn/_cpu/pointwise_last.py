@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._compile import Grid, In, Out, Row, Table, WideRow, inline, inner, kernel, prange, row, unfold
+from .._arguments import read_rows
+from .._compile import Grid, In, Out, Row, Table, inline, inner, kernel, prange, row, unfold
 from .ahead import UNDER_WAY
 from .channels import put_affines, put_gradients, repeat, row_size, table_start
 from .pointwise import SPAN, put, slope
@@ -123,7 +124,9 @@ def normalize_channels_last(
     size = row_size(x, n_channels)
     memory = np.empty(3 * size + lanes(x), x.dtype)
     table = memory[table_start(memory, y, y0, yo) :]
-    put_affines(x, mean, var, weight, bias, eps, 0, n_channels, table, 0, size)
+    given = np.empty((4, n_channels))
+    read_rows(given, (mean, var, weight, bias))
+    put_affines(x, given[0], given[1], given[2], given[3], eps, 0, n_channels, table, 0, size)
     repeat(table, n_channels, size, 3)
     cuts = row_cuts(n_outer, n_channels)
     for index in prange(cuts):
@@ -241,9 +244,9 @@ def backward_elemt_channels_last(
     dy: In,
     x: In,
     dx: Out,
-    mean: WideRow,
-    invstd: WideRow,
-    weight: WideRow,
+    mean: Row,
+    invstd: Row,
+    weight: Row,
     sums: Table,
     grid: Grid,
     count: float,
@@ -257,7 +260,9 @@ def backward_elemt_channels_last(
     size = row_size(x, n_channels)
     memory = np.empty(6 * size + lanes(x), x.dtype)
     table = memory[table_start(memory, dx, d0, do) :]
-    put_gradients(x, mean, invstd, weight, sums, 0, n_channels, count, table, 0, size)
+    given = np.empty((3, n_channels))
+    read_rows(given, (mean, invstd, weight))
+    put_gradients(x, given[0], given[1], given[2], sums, 0, n_channels, count, table, 0, size)
     repeat(table, n_channels, size, 6)
     cuts = row_cuts(n_outer, n_channels)
     for index in prange(cuts):

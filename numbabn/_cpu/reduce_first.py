@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._compile import Grid, In, Table, WideRow, inner, kernel, prange, row
+from .._arguments import read_rows
+from .._compile import Grid, In, Row, Table, inner, kernel, prange, row
 from .._geometry import M2, MEAN, SUM_DY, SUM_DY_XMU
 from .channels import put_grad_weights
 from .partition import channel_parts, merge, n_groups, part_range
@@ -87,34 +88,38 @@ def moments_short_channels_first(x: In, stats: Table, grid: Grid) -> None:
 
 
 @kernel
-def backward_reduce_long_channels_first(dy: In, x: In, mean: WideRow, invstd: WideRow, sums: Table, grid: Grid) -> None:
+def backward_reduce_long_channels_first(dy: In, x: In, mean: Row, invstd: Row, sums: Table, grid: Grid) -> None:
     """The three sums of each channel; reads 2 elements' bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
     g0, go, gc = row(grid, 1)
     x0, xo, xc = row(grid, 2)
     parts = channel_parts(n_outer, n_inner)
     partial = np.empty((n_channels * parts, 2))
+    given = np.empty((2, n_channels))
+    read_rows(given, (mean, invstd))
+    means, invstds = given[0], given[1]
     for index in prange(n_channels * parts):
         item = np.int64(index)
         c = item // parts
         g, k, part = g0 + c * gc, x0 + c * xc, item % parts
-        part_dots(dy, x, mean[c], g, go, k, xo, n_outer, n_inner, part, parts, partial, item)
-    store_dots(invstd, 0, n_channels, parts, partial, 0, sums)
+        part_dots(dy, x, means[c], g, go, k, xo, n_outer, n_inner, part, parts, partial, item)
+    store_dots(invstds, 0, n_channels, parts, partial, 0, sums)
 
 
 @kernel
-def backward_reduce_short_channels_first(
-    dy: In, x: In, mean: WideRow, invstd: WideRow, sums: Table, grid: Grid
-) -> None:
+def backward_reduce_short_channels_first(dy: In, x: In, mean: Row, invstd: Row, sums: Table, grid: Grid) -> None:
     """The three sums of each channel; reads 2 elements' bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
     parts = short_parts(n_outer, n_inner)
     groups = n_groups(n_channels, n_outer * n_inner, short_group(n_channels, n_inner))
     partial = np.empty((n_channels * parts, 2))
+    given = np.empty((2, n_channels))
+    read_rows(given, (mean, invstd))
+    means, invstds = given[0], given[1]
     for index in prange(groups * parts):
         item = np.int64(index)
         first, last = part_range(n_channels, 1, item // parts, groups)
         width = last - first
         narrow, wide = np.empty(narrow_size(x, width), x.dtype), np.empty(wide_size(x, width))
-        short_dots(dy, x, mean, grid, first, width, item % parts, parts, narrow, wide, partial, first * parts)
-    store_dots(invstd, 0, n_channels, parts, partial, 0, sums)
+        short_dots(dy, x, means, grid, first, width, item % parts, parts, narrow, wide, partial, first * parts)
+    store_dots(invstds, 0, n_channels, parts, partial, 0, sums)

@@ -10,7 +10,8 @@ import math
 
 import numpy as np
 
-from .._compile import Grid, In, Table, WideRow, inner, kernel, prange, row, unfold
+from .._arguments import read_rows
+from .._compile import Grid, In, Row, Table, inner, kernel, prange, row, unfold
 from .._geometry import M2, MEAN, SUM_DY, SUM_DY_XMU
 from .channels import put_grad_weights, wide_part
 from .partition import LEAST, ROWS, merge, part_range, row_parts
@@ -191,7 +192,7 @@ def dots_panel(dy, x, mean, invstd, g0, go, x0, xo, n_outer, abreast, n_columns,
 
 
 @kernel
-def backward_reduce_channels_last(dy: In, x: In, mean: WideRow, invstd: WideRow, sums: Table, grid: Grid) -> None:
+def backward_reduce_channels_last(dy: In, x: In, mean: Row, invstd: Row, sums: Table, grid: Grid) -> None:
     """The three sums of each channel; reads 2 elements' bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
     g0, go, gc = row(grid, 1)
@@ -199,9 +200,16 @@ def backward_reduce_channels_last(dy: In, x: In, mean: WideRow, invstd: WideRow,
     gaps = go != n_channels or xo != n_channels
     abreast, n_rows, n_columns, parts, width, panels = rows_plan(x, n_outer, n_channels, gaps)
     partial = np.empty(panels * parts * 2 * width)
+    given = np.empty((2, n_channels))
+    read_rows(given, (mean, invstd))
+    means, invstds = given[0], given[1]
     for index in prange(panels * parts):
         scratch, item = np.empty(2 * width, x.dtype), np.int64(index)
         g_step, x_step = go * abreast, xo * abreast
-        dots_item(dy, x, mean, g0, g_step, x0, x_step, abreast, n_rows, n_columns, parts, width, item, scratch, partial)
+        dots_item(
+            dy, x, means, g0, g_step, x0, x_step, abreast, n_rows, n_columns, parts, width, item, scratch, partial
+        )
     for panel in range(panels):
-        dots_panel(dy, x, mean, invstd, g0, go, x0, xo, n_outer, abreast, n_columns, parts, width, panel, partial, sums)
+        dots_panel(
+            dy, x, means, invstds, g0, go, x0, xo, n_outer, abreast, n_columns, parts, width, panel, partial, sums
+        )
