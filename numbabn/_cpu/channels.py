@@ -47,22 +47,17 @@ def put_invstds(stats, first, width, count, eps):
 def put_grad_weights(sums, r, first, width):
     """GRAD_WEIGHT of `width` channels from `first` on from their SUM_DY_XMU and r, the invstd."""
     sum_dy_xmu, grad_weight = sums[SUM_DY_XMU], sums[GRAD_WEIGHT]
-    for c in range(first, first + width, lanes(r)):
-        n = min(lanes(r), first + width - c)
-        store_part(grad_weight, c, wide_part(r, r, c, n) * wide_part(r, sum_dy_xmu, c, n), n)
+    for c in range(first, first + width):
+        grad_weight[c] = r[c] * sum_dy_xmu[c]
 
 
 @inner
 def update_running(running_mean, running_var, mean, m2, count, momentum, ddof, table):
     """Blend the batch's statistics into the running ones, by way of two rows of a float64 table."""
     read_rows(table, (running_mean, running_var))
-    old_mean, old_var = table[0], table[1]
-    for c in range(0, len(mean), lanes(mean)):
-        n = min(lanes(mean), len(mean) - c)
-        new = blended(wide_part(mean, old_mean, c, n), wide_part(mean, mean, c, n), momentum)
-        store_part(old_mean, c, new, n)
-        new = blended(wide_part(mean, old_var, c, n), wide_part(mean, m2, c, n) / (count - ddof), momentum)
-        store_part(old_var, c, new, n)
+    for c in range(len(mean)):
+        table[0, c] = blended(table[0, c], mean[c], momentum)
+        table[1, c] = blended(table[1, c], m2[c] / (count - ddof), momentum)
     write_rows(table, (running_mean, running_var))
 
 

@@ -14,8 +14,10 @@ twice, the second time for nothing.
 
 from __future__ import annotations
 
-from .._compile import inline
-from .vectors import fma, store, store_part, stream
+import numpy as np
+
+from .._compile import inline, inner
+from .vectors import fma, splat, store, store_part, stream
 
 SPAN = 16384  # elements of one work item, 64 KB of float32
 LONG = 8  # vectors from which on a run is worth bringing onto cache lines, and may be streamed
@@ -39,6 +41,12 @@ def finish(y, late):
     v, m, n = late
     if n > 0:
         store_part(y, m, v, n)
+
+
+@inner
+def nothing(x, m):
+    """What `finish` has nothing to do for. Its number is no literal: for one Numba compiles all that takes it again."""
+    return splat(x, 0.0), m, np.int64(0)
 
 
 @inline
