@@ -59,6 +59,19 @@ def _read(builder: Any, at: Any, offset: int) -> Any:
     return builder.load(builder.inttoptr(builder.add(at, _WORD(offset)), _WORD.as_pointer()))
 
 
+def plain(array: Any) -> Any:
+    """The same array, as one that a kernel makes is to Numba: what takes either is then compiled once."""
+    return array
+
+
+type_callable(plain)(lambda _context: lambda a: types.Array(a.dtype, a.ndim, a.layout, readonly=not a.mutable))
+
+
+@lower_builtin(plain, types.Array)
+def _lower_plain(_context: Any, _builder: Any, _sig: Any, args: Any) -> Any:
+    return args[0]
+
+
 class RowType(types.Type):
     """Numba type of an array of rank 1 without gaps, float32 or float64: which of them is read where it lies.
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._arguments import read_rows
+from .._arguments import plain, read_rows
 from .._compile import Grid, In, Out, OutRow, Row, Table, inner, kernel, prange, row, unfold
 from .._geometry import INVSTD, M2, MEAN
 from .._scalar import INVERTED
 from .ahead import reads_on
 from .channels import put_affines, put_gradients, put_invstds, update_running
 from .partition import channel_parts, n_groups, part_range
-from .pointwise_first import gradient_planes, normalize_planes
+from .pointwise_first import gradient_planes, gradient_short, normalize_planes, normalize_short, staging_size
 from .reduce_first import store_dots, store_moments
 from .reduce_long import part_dots, part_moments
 from .reduce_short import narrow_size, short_dots, short_group, short_moments, short_parts, wide_size
@@ -30,16 +30,12 @@ def neighbours(count, itemsize):
 
 
 @unfold
-def forward_group(x, y, weight, bias, means, invstds, stats, grid, eps, streamed, first, width, parts, partial, table):
-    """Statistics and y of `width` channels from `first` on, whose parts are in `partial`."""
+def forward_table(x, weight, bias, means, invstds, stats, grid, eps, first, width, parts, partial, table):
+    """Statistics of `width` channels from `first` on, whose parts are in `partial`, and the coefficients of y."""
     n_outer, _, n_inner = row(grid, 0)
-    x0, xo, xc = row(grid, 1)
-    y0, yo, yc = row(grid, 2)
     store_moments(x, grid, first, width, parts, partial, 0, stats)
     put_invstds(stats, first, width, float(n_outer * n_inner), eps)
     put_affines(x, means, invstds, weight, bias, INVERTED, first, width, table, 0, width)
-    k, m, far = x0 + first * xc, y0 + first * yc, reads_on(x, grid, 1)
-    normalize_planes(x, y, table, n_outer, width, n_inner, k, xo, xc, m, yo, yc, far, streamed)
 
 
 @kernel
@@ -60,6 +56,7 @@ def forward_long_channels_first(
     """Training forward; moves 2 elements' bytes an element where a channel fits in cache, else 3."""
     n_outer, n_channels, n_inner = row(grid, 0)
     x0, xo, xc = row(grid, 1)
+    y0, yo, yc = row(grid, 2)
     count, parts = n_outer * n_inner, channel_parts(n_outer, n_inner)
     groups = n_groups(n_channels, count, neighbours(count, x.itemsize))
     given = np.empty((2, n_channels))
@@ -73,9 +70,9 @@ def forward_long_channels_first(
             start = x0 + (first + item // parts) * xc
             part_moments(x, start, xo, n_outer, n_inner, item % parts, parts, partial, item)
         table = np.empty(3 * width, x.dtype)
-        forward_group(
-            x, y, weights, biases, means, invstds, stats, grid, eps, streamed, first, width, parts, partial, table
-        )
+        forward_table(x, weights, biases, means, invstds, stats, grid, eps, first, width, parts, partial, table)
+        k, m = x0 + first * xc, y0 + first * yc
+        normalize_planes(x, y, table, n_outer, width, n_inner, k, xo, xc, m, yo, yc, reads_on(x, grid, 1), streamed)
     update_running(running_mean, running_var, means, stats[M2], float(count), momentum, ddof, given)
 
 
@@ -96,11 +93,14 @@ def forward_short_channels_first(
 ) -> None:
     """Training forward; moves 2 elements' bytes an element where a group of channels fits in cache, else 3."""
     n_outer, n_channels, n_inner = row(grid, 0)
+    x0, xo, xc = row(grid, 1)
+    y0, yo, yc = row(grid, 2)
     count, parts = n_outer * n_inner, short_parts(n_outer, n_inner)
     groups = n_groups(n_channels, count, max(short_group(n_channels, n_inner), neighbours(count, x.itemsize)))
     given = np.empty((2, n_channels))
     read_rows(given, (weight, bias))
     means, invstds, weights, biases = stats[MEAN], stats[INVSTD], given[0], given[1]
+    out = plain(y)
     for index in prange(groups):
         first, last = part_range(n_channels, 1, np.int64(index), groups)
         width = last - first
@@ -109,23 +109,20 @@ def forward_short_channels_first(
         for part in range(parts):
             short_moments(x, grid, first, width, part, parts, narrow, wide, partial, 0)
         table = np.empty(3 * width, x.dtype)
-        forward_group(
-            x, y, weights, biases, means, invstds, stats, grid, eps, streamed, first, width, parts, partial, table
-        )
+        forward_table(x, weights, biases, means, invstds, stats, grid, eps, first, width, parts, partial, table)
+        k, m = x0 + first * xc, y0 + first * yc
+        far = reads_on(x, grid, 1)
+        stage = np.empty(staging_size(x, width, n_inner), x.dtype) if streamed else table
+        normalize_short(x, out, stage, table, n_outer, width, n_inner, k, xo, xc, m, yo, yc, far, streamed)
     update_running(running_mean, running_var, means, stats[M2], float(count), momentum, ddof, given)
 
 
 @unfold
-def backward_group(dy, x, dx, mean, invstd, weight, sums, grid, streamed, first, width, parts, partial, table):
-    """All sums and dx of `width` channels from `first` on, whose parts are in `partial`."""
+def backward_table(x, mean, invstd, weight, sums, grid, first, width, parts, partial, table):
+    """All sums of `width` channels from `first` on, whose parts are in `partial`, and the coefficients of dx."""
     n_outer, _, n_inner = row(grid, 0)
-    g0, go, gc = row(grid, 1)
-    x0, xo, xc = row(grid, 2)
-    d0, do, dc = row(grid, 3)
     store_dots(invstd, first, width, parts, partial, 0, sums)
     put_gradients(x, mean, invstd, weight, sums, first, width, float(n_outer * n_inner), table, 0, width)
-    g, k, m, far = g0 + first * gc, x0 + first * xc, d0 + first * dc, reads_on(x, grid, 2)
-    gradient_planes(dy, x, dx, table, n_outer, width, n_inner, g, go, gc, k, xo, xc, m, do, dc, far, streamed)
 
 
 @kernel
@@ -144,6 +141,7 @@ def backward_long_channels_first(
     n_outer, n_channels, n_inner = row(grid, 0)
     g0, go, gc = row(grid, 1)
     x0, xo, xc = row(grid, 2)
+    d0, do, dc = row(grid, 3)
     count, parts = n_outer * n_inner, channel_parts(n_outer, n_inner)
     groups = n_groups(n_channels, count, neighbours(count, 2 * x.itemsize))
     given = np.empty((3, n_channels))
@@ -158,7 +156,10 @@ def backward_long_channels_first(
             g, k, part = g0 + c * gc, x0 + c * xc, item % parts
             part_dots(dy, x, means[c], g, go, k, xo, n_outer, n_inner, part, parts, partial, item)
         table = np.empty(6 * width, x.dtype)
-        backward_group(dy, x, dx, means, invstds, weights, sums, grid, streamed, first, width, parts, partial, table)
+        backward_table(x, means, invstds, weights, sums, grid, first, width, parts, partial, table)
+        g, k, m = g0 + first * gc, x0 + first * xc, d0 + first * dc
+        far = reads_on(x, grid, 2)
+        gradient_planes(dy, x, dx, table, n_outer, width, n_inner, g, go, gc, k, xo, xc, m, do, dc, far, streamed)
 
 
 @kernel
@@ -175,11 +176,15 @@ def backward_short_channels_first(
 ) -> None:
     """dx and the three sums; moves 3 elements' bytes an element where a group of channels fits in cache, else 5."""
     n_outer, n_channels, n_inner = row(grid, 0)
+    g0, go, gc = row(grid, 1)
+    x0, xo, xc = row(grid, 2)
+    d0, do, dc = row(grid, 3)
     count, parts = n_outer * n_inner, short_parts(n_outer, n_inner)
     groups = n_groups(n_channels, count, max(short_group(n_channels, n_inner), neighbours(count, 2 * x.itemsize)))
     given = np.empty((3, n_channels))
     read_rows(given, (mean, invstd, weight))
     means, invstds, weights = given[0], given[1], given[2]
+    out = plain(dx)
     for index in prange(groups):
         first, last = part_range(n_channels, 1, np.int64(index), groups)
         width = last - first
@@ -188,4 +193,10 @@ def backward_short_channels_first(
         for part in range(parts):
             short_dots(dy, x, means, grid, first, width, part, parts, narrow, wide, partial, 0)
         table = np.empty(6 * width, x.dtype)
-        backward_group(dy, x, dx, means, invstds, weights, sums, grid, streamed, first, width, parts, partial, table)
+        backward_table(x, means, invstds, weights, sums, grid, first, width, parts, partial, table)
+        g, k, m = g0 + first * gc, x0 + first * xc, d0 + first * dc
+        far = reads_on(x, grid, 2)
+        stage = np.empty(staging_size(x, width, n_inner), x.dtype) if streamed else table
+        gradient_short(
+            dy, x, out, stage, table, n_outer, width, n_inner, g, go, gc, k, xo, xc, m, do, dc, far, streamed
+        )

@@ -9,7 +9,7 @@ from .._compile import Grid, In, Out, Row, Table, inline, inner, kernel, prange,
 from .ahead import prefetch_four, prefetch_last, prefetch_two
 from .channels import put_affines, put_gradients
 from .pointwise import LONG, SPAN, finish, nothing, put, slope
-from .vectors import fence, fma, in_order, lanes, load, load_part, splat, until_aligned
+from .vectors import fence, fma, in_order, lanes, load, load_part, splat, store_part, stream, until_aligned
 
 
 @inner
@@ -97,6 +97,55 @@ def normalize_planes(x, y, table, n_outer, n_channels, n_inner, x0, xo, xc, y0, 
             late = normalize_run(x, y, k, m, n_inner, high, a, b, ahead, streamed, late)
     finish(y, late)
     if streamed:
+        fence()
+
+
+@inner
+def staging_size(x, n_channels, n_inner):
+    """Length of scratch for neighbouring planes of so many channels, wherever on a cache line they are to lie."""
+    return n_channels * n_inner + 2 * lanes(x)
+
+
+@inner
+def staging_start(stage, y, m):
+    """Where in scratch to begin, so that it lies on cache lines as y[m:] does."""
+    return until_aligned(stage, 0) + (lanes(y) - until_aligned(y, m)) % lanes(y)
+
+
+@inner
+def stream_run(stage, k, y, m, n):
+    """Copy n contiguous elements from stage[k:] to y[m:], lying alike on cache lines, past the caches."""
+    step, zero = lanes(y), splat(y, 0.0)
+    stop = m + n
+    r = min(n, until_aligned(y, m))
+    store_part(y, m, load_part(stage, k, r, zero), r)
+    k += r
+    m += r
+    while m + step <= stop:
+        stream(y, m, load(stage, k))
+        k += step
+        m += step
+    store_part(y, m, load_part(stage, k, stop - m, zero), stop - m)
+
+
+@inner
+def normalize_short(x, y, stage, table, n_outer, n_channels, n_inner, x0, xo, xc, y0, yo, yc, far, streamed):
+    """As `normalize_planes`, for short planes, which are streamed by way of scratch if they lie side by side in y.
+
+    A plane of 7x7 has two whole lines, 14x14 has eleven, and parts at both ends, for which their lines are read first.
+    Training passes over 25 MB in planes of 14x14 took 0.75 of the time, of 7x7 0.85. One call for both ways compiles a
+    second sooner than two.
+    """
+    staged = streamed and yc == n_inner
+    turns, rows, target = (n_outer, np.int64(1), stage) if staged else (np.int64(1), n_outer, y)
+    for turn in range(turns - 1, -1, -1):
+        k, m = x0 + turn * xo, y0 + turn * yo
+        at = staging_start(stage, y, m) if staged else m
+        by_plane = streamed and not staged
+        normalize_planes(x, target, table, rows, n_channels, n_inner, k, xo, xc, at, yo, yc, far, by_plane)
+        if staged:
+            stream_run(stage, at, y, m, n_channels * n_inner)
+    if staged:
         fence()
 
 
@@ -203,6 +252,26 @@ def gradient_planes(dy, x, dx, table, n_outer, n_channels, n_inner, g0, go, gc, 
             )
     finish(dx, late)
     if streamed:
+        fence()
+
+
+@inner
+def gradient_short(
+    dy, x, dx, stage, table, n_outer, n_channels, n_inner, g0, go, gc, x0, xo, xc, d0, do, dc, far, streamed
+):
+    """As `gradient_planes`, in the way of `normalize_short`."""
+    staged = streamed and dc == n_inner
+    turns, rows, target = (n_outer, np.int64(1), stage) if staged else (np.int64(1), n_outer, dx)
+    for turn in range(turns - 1, -1, -1):
+        g, k, m = g0 + turn * go, x0 + turn * xo, d0 + turn * do
+        at = staging_start(stage, dx, m) if staged else m
+        by_plane = streamed and not staged
+        gradient_planes(
+            dy, x, target, table, rows, n_channels, n_inner, g, go, gc, k, xo, xc, at, do, dc, far, by_plane
+        )
+        if staged:
+            stream_run(stage, at, dx, m, n_channels * n_inner)
+    if staged:
         fence()
 
 
