@@ -34,8 +34,8 @@ from ._objects import KNOWN
 # What a kernel's parameters may be; the annotation alone gives the compiled signature.
 In: TypeAlias = npt.NDArray[Any]  # elements in C order, read only: read-only and writable callers share one compilation
 Out: TypeAlias = npt.NDArray[Any]  # elements in C order, written; to a kernel both are flat, whatever their rank
-Row: TypeAlias = npt.NDArray[Any]  # a number for each channel, float32 or float64, that `read_row` reads as float64
-OutRow: TypeAlias = npt.NDArray[Any]  # the same, which `write_row` writes
+Row: TypeAlias = npt.NDArray[Any]  # a number for each channel, float32 or float64; `read_rows` makes it float64
+OutRow: TypeAlias = npt.NDArray[Any]  # the same, for `write_rows`
 Table: TypeAlias = npt.NDArray[Any]  # float64 (rows, C), read and written
 Grid: TypeAlias = npt.NDArray[Any]  # int64 (1 + operands, 3): extents, then each operand's offset and strides
 Object: TypeAlias = Any  # any Python object, as it is
