@@ -35,7 +35,6 @@ STOREYS = {
     "numbabn._cpu": 1,  # and all in it
     "numbabn._cuda": 1,
     "numbabn._caches": 0,
-    "numbabn._arguments": 0,
     "numbabn._compile": 0,
     "numbabn._compile_cuda": 0,
     "numbabn._config": 0,
@@ -48,7 +47,6 @@ BACKENDS = 1
 # Who knows the compiler; the info command does, to report on it.
 COMPILER = {"numba", "llvmlite"}
 KNOW_THE_COMPILER = {
-    "numbabn._arguments",
     "numbabn._compile",
     "numbabn._compile_cuda",
     "numbabn._cpu.intrinsics",

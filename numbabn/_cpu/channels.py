@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._arguments import read_rows, write_rows
-from .._compile import OutRow, Table, inner, kernel
+from .._compile import OutRow, Table, inner, kernel, read_rows, write_rows
 from .._geometry import GRAD_WEIGHT, INVSTD, M2, MEAN, SUM_DY, SUM_DY_XMU
 from .._scalar import INVERTED
 from .._scalar import affine as _affine

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._arguments import plain, read_rows
-from .._compile import Grid, In, Out, OutRow, Row, Table, inner, kernel, prange, row, unfold
+from .._compile import Grid, In, Out, OutRow, Row, Table, inner, kernel, prange, read_rows, row, unfold
 from .._geometry import INVSTD, M2, MEAN
 from .._scalar import INVERTED
 from .ahead import reads_on
@@ -19,6 +18,7 @@ from .pointwise_first import gradient_planes, gradient_short, normalize_planes, 
 from .reduce_first import store_dots, store_moments
 from .reduce_long import part_dots, part_moments
 from .reduce_short import narrow_size, short_dots, short_group, short_moments, short_parts, wide_size
+from .vectors import plain
 
 GROUP = 1 << 16  # bytes of neighbouring channels that one work item takes, where a channel has less
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._arguments import read_rows
-from .._compile import Grid, In, Out, OutRow, Row, Table, inner, kernel, prange, row
+from .._compile import Grid, In, Out, OutRow, Row, Table, inner, kernel, prange, read_rows, row
 from .._geometry import INVSTD, M2, MEAN
 from .._scalar import INVERTED
 from .channels import put_affines, put_gradients, put_invstds, repeat, row_size, table_start, update_running

@@ -1,4 +1,4 @@
-"""Types and instructions of `vectors` for Numba; importing it registers them."""
+"""Types and instructions of `vectors`, and of what reads Python's objects, for Numba; importing it registers them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import lower_builtin, models, register_model, type_callable
 
-from .._arguments import call_apart
+from .._compile import ObjectType, call_apart
+from .._objects import address, word
 from .vectors import (
     cast,
     cast_like,
@@ -23,6 +24,7 @@ from .vectors import (
     load,
     load_like,
     load_part,
+    plain,
     prefetch,
     rounded,
     splat,
@@ -89,6 +91,9 @@ _typed(fma, lambda a, b, c: a if isinstance(a, Vector) else None)
 _typed(within, lambda v, n, low, high: types.boolean)
 _typed(where_zero, lambda test, a, b: a if a == b else None)
 _typed(hsum, lambda v: types.float64)
+_typed(plain, lambda a: types.Array(a.dtype, a.ndim, a.layout, readonly=not a.mutable))
+_typed(address, lambda o: types.int64 if isinstance(o, ObjectType) else None)
+_typed(word, lambda at: types.int64)
 _typed(operator.neg, lambda v: v if isinstance(v, Vector) else None)
 
 
@@ -354,6 +359,21 @@ def _lower_hsum(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     while v.type.count > 1:
         v = builder.fadd(*_halves(builder, v))
     return builder.extract_element(v, ir.Constant(_I32, 0))
+
+
+@lower_builtin(plain, types.Array)
+def _lower_plain(_context: Any, _builder: Any, _sig: Any, args: Any) -> Any:
+    return args[0]
+
+
+@lower_builtin(address, ObjectType)
+def _lower_address(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+    return builder.ptrtoint(args[0], ir.IntType(64))
+
+
+@lower_builtin(word, types.Integer)
+def _lower_word(_context: Any, builder: Any, _sig: Any, args: Any) -> Any:
+    return builder.load(builder.inttoptr(args[0], ir.IntType(64).as_pointer()))
 
 
 def _lower_operator(function: Any, instruction: str) -> None:

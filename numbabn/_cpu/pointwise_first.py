@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._arguments import read_rows
-from .._compile import Grid, In, Out, Row, Table, inline, inner, kernel, prange, row
+from .._compile import Grid, In, Out, Row, Table, inline, inner, kernel, prange, read_rows, row
 from .ahead import prefetch_four, prefetch_last, prefetch_two
 from .channels import put_affines, put_gradients
 from .pointwise import LONG, SPAN, finish, nothing, put, slope

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._arguments import read_rows
-from .._compile import Grid, In, Out, Row, Table, inline, inner, kernel, prange, row, unfold
+from .._compile import Grid, In, Out, Row, Table, inline, inner, kernel, prange, read_rows, row, unfold
 from .ahead import UNDER_WAY
 from .channels import put_affines, put_gradients, repeat, row_size, table_start
 from .pointwise import SPAN, put, slope

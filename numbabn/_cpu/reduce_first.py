@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._arguments import read_rows
-from .._compile import Grid, In, Row, Table, inner, kernel, prange, row
+from .._compile import Grid, In, Row, Table, inner, kernel, prange, read_rows, row
 from .._geometry import M2, MEAN, SUM_DY, SUM_DY_XMU
 from .channels import put_grad_weights
 from .partition import channel_parts, merge, n_groups, part_range

@@ -10,8 +10,7 @@ import math
 
 import numpy as np
 
-from .._arguments import read_rows
-from .._compile import Grid, In, Row, Table, inner, kernel, prange, row, unfold
+from .._compile import Grid, In, Row, Table, inner, kernel, prange, read_rows, row, unfold
 from .._geometry import M2, MEAN, SUM_DY, SUM_DY_XMU
 from .channels import put_grad_weights, wide_part
 from .partition import LEAST, ROWS, merge, part_range, row_parts
