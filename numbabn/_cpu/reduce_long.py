@@ -38,7 +38,7 @@ def chunk_of_sums(pivot, sums, squares, count, width):
 
 
 @inner
-def chunk_moments(x, near, start, stride, n_inner, begin, end):
+def chunk_moments(x, near, start, stride, n_outer, n_inner, begin, end):
     """Mean and M2 of one chunk around a value near its mean, and whether no digits were lost."""
     count = float(end - begin)
     pivot = rounded(x, near)
@@ -47,7 +47,6 @@ def chunk_moments(x, near, start, stride, n_inner, begin, end):
     zero = splat(x, 0.0)
     s0 = s1 = s2 = s3 = zero
     squares = cast(zero, np.float64)
-    ahead = planes_ahead(stride, n_inner)
     o = begin // n_inner
     i = begin - o * n_inner
     while begin < end:
@@ -56,7 +55,7 @@ def chunk_moments(x, near, start, stride, n_inner, begin, end):
         while begin < strip:
             n = min(n_inner - i, strip - begin)
             k = start + o * stride + i
-            stop = k + n
+            stop, ahead = k + n, stride * planes_ahead(o, n_outer, n_inner)
             while k + 4 * step <= stop:
                 prefetch_four(x, k + ahead)
                 s0, q0 = deviations(load(x, k) - center, s0, q0)
@@ -134,7 +133,7 @@ def part_moments(x, start, stride, n_outer, n_inner, part, parts, partial, at):
     for first in range(begin, end, CHUNK):
         last = min(first + CHUNK, end)
         n = float(last - first)
-        near, chunk_m2, sound = chunk_moments(x, near, start, stride, n_inner, first, last)
+        near, chunk_m2, sound = chunk_moments(x, near, start, stride, n_outer, n_inner, first, last)
         if not sound:
             near, chunk_m2 = retaken_chunk(x, start, stride, n_inner, first, last)
         mean, m2 = merge(count, mean, m2, n, near - base, chunk_m2)
@@ -195,16 +194,17 @@ def strip_dots(dy, x, center, g, k, n, g_ahead, x_ahead):
 
 
 @inner
-def chunk_dots(dy, x, mean, g_start, g_stride, x_start, x_stride, n_inner, begin, end):
+def chunk_dots(dy, x, mean, g_start, g_stride, x_start, x_stride, n_outer, n_inner, begin, end):
     """Sums of dy and of dy * (x - mean) over one chunk, strip by strip: equal products round alike in a lane."""
     center = splat(x, mean)
     s = t = cast(splat(x, 0.0), np.float64)
-    g_ahead, x_ahead = planes_ahead(g_stride, n_inner), planes_ahead(x_stride, n_inner)
     o = begin // n_inner
     i = begin - o * n_inner
     while begin < end:
         n = min(n_inner - i, end - begin, STRIP)
-        a, b = strip_dots(dy, x, center, g_start + o * g_stride + i, x_start + o * x_stride + i, n, g_ahead, x_ahead)
+        ahead = planes_ahead(o, n_outer, n_inner)
+        g, k = g_start + o * g_stride + i, x_start + o * x_stride + i
+        a, b = strip_dots(dy, x, center, g, k, n, ahead * g_stride, ahead * x_stride)
         s, t = s + a, t + cast(b, np.float64)
         begin += n
         i += n
@@ -222,7 +222,7 @@ def part_dots(dy, x, mean, g_start, g_stride, x_start, x_stride, n_outer, n_inne
     s = t = 0.0
     for first in range(begin, end, CHUNK):
         last = min(first + CHUNK, end)
-        a, b = chunk_dots(dy, x, high, g_start, g_stride, x_start, x_stride, n_inner, first, last)
+        a, b = chunk_dots(dy, x, high, g_start, g_stride, x_start, x_stride, n_outer, n_inner, first, last)
         s += a
         t += b
     partial[at, 0] = s
