@@ -32,7 +32,7 @@ from . import objects as objects
 # longer: it took 0.75 to 0.8 times as long with streamed stores from 25 MB of 32 on.
 _STREAM = min(last_level() or 32_000_000, 60_000_000)
 _STREAM_WHOLE = _STREAM * 3 // 4
-_SHORT = 320  # elements of the longest plane that is short, 17x17: a lane adds 20 of them, as of five planes of 7x7
+_SHORT = 320  # elements of the longest plane that is short, 17x17
 _GROUP = 3 * (second_level() or 1 << 20)  # bytes of a group of channels with short planes: L2 and a little more
 
 

@@ -105,7 +105,7 @@ def forward_short_channels_first(
         first, last = part_range(n_channels, 1, np.int64(index), groups)
         width = last - first
         partial = np.empty((width * parts, 3))
-        narrow, wide = np.empty(narrow_size(x, width), x.dtype), np.empty(wide_size(x, width))
+        narrow, wide = np.empty(narrow_size(x, width, n_inner), x.dtype), np.empty(wide_size(x, width))
         for part in range(parts):
             short_moments(x, grid, first, width, part, parts, narrow, wide, partial, 0)
         table = np.empty(3 * width, x.dtype)
@@ -189,7 +189,7 @@ def backward_short_channels_first(
         first, last = part_range(n_channels, 1, np.int64(index), groups)
         width = last - first
         partial = np.empty((width * parts, 2))
-        narrow, wide = np.empty(narrow_size(x, width), x.dtype), np.empty(wide_size(x, width))
+        narrow, wide = np.empty(narrow_size(x, width, n_inner), x.dtype), np.empty(wide_size(x, width))
         for part in range(parts):
             short_dots(dy, x, means, grid, first, width, part, parts, narrow, wide, partial, 0)
         table = np.empty(6 * width, x.dtype)

@@ -78,7 +78,7 @@ def moments_short_channels_first(x: In, stats: Table, grid: Grid) -> None:
         item = np.int64(index)
         first, last = part_range(n_channels, 1, item // parts, groups)
         width = last - first
-        narrow, wide = np.empty(narrow_size(x, width), x.dtype), np.empty(wide_size(x, width))
+        narrow, wide = np.empty(narrow_size(x, width, n_inner), x.dtype), np.empty(wide_size(x, width))
         short_moments(x, grid, first, width, item % parts, parts, narrow, wide, partial, first * parts)
         if parts == 1:
             store_moments(x, grid, first, width, parts, partial, first, stats)
@@ -119,6 +119,6 @@ def backward_reduce_short_channels_first(dy: In, x: In, mean: Row, invstd: Row, 
         item = np.int64(index)
         first, last = part_range(n_channels, 1, item // parts, groups)
         width = last - first
-        narrow, wide = np.empty(narrow_size(x, width), x.dtype), np.empty(wide_size(x, width))
+        narrow, wide = np.empty(narrow_size(x, width, n_inner), x.dtype), np.empty(wide_size(x, width))
         short_dots(dy, x, means, grid, first, width, item % parts, parts, narrow, wide, partial, first * parts)
     store_dots(invstds, 0, n_channels, parts, partial, 0, sums)
