@@ -2,6 +2,7 @@
 
 Channel by channel, planes of 7x7 are 200 bytes here and there, which no prefetcher follows. Side by side they are the
 rows of a matrix, a row for each plane of a channel, in which no vector ends with a plane: its columns are summed first.
+Whole vectors have a loop apart from the last part: with one for both, sums took 1.08 to 1.25 times as long on AVX2.
 """
 
 from __future__ import annotations
@@ -78,9 +79,9 @@ def put_centers(x, values, at, width, n_inner, narrow):
 
 
 @inner
-def fold(narrow, k, n_inner, like):
+def fold(narrow, k, n_inner):
     """Sum of the columns of a channel, as a vector."""
-    step, zero = lanes(narrow), splat(like, 0.0)
+    step, zero = lanes(narrow), splat(narrow, 0.0)
     s = t = zero
     stop = k + n_inner
     while k + 2 * step <= stop:
@@ -130,15 +131,14 @@ def add_rows(x, start, stride, c_stride, n_planes, width, n_inner, narrow):
 def short_chunk(x, start, stride, c_stride, width, n_inner, first, last, narrow, wide, near):
     """Sums of planes first..last of `width` channels, their pivots at wide[near:]."""
     step, size = lanes(x), columns_size(x, width, n_inner)
-    zero = splat(x, 0.0)
     put_centers(x, wide, near, width, n_inner, narrow)
     for strip in range(first, last, STRIP):
         n_planes = min(STRIP, last - strip)
         add_rows(x, start + strip * stride, stride, c_stride, n_planes, width, n_inner, narrow)
         for c in range(width):
             at = 3 * size + c * step
-            s = fold(narrow, size + c * n_inner, n_inner, zero)
-            q = cast(fold(narrow, 2 * size + c * n_inner, n_inner, zero), np.float64)
+            s = fold(narrow, size + c * n_inner, n_inner)
+            q = cast(fold(narrow, 2 * size + c * n_inner, n_inner), np.float64)
             if strip > first:
                 s, q = load(narrow, at) + s, load_part(wide, c * step, step, q) + q
             store(narrow, at, s)
@@ -255,7 +255,7 @@ def short_dots(dy, x, mean, grid, first, width, part, parts, narrow, wide, parti
         add_row_dots(dy, x, g, go, gc, k, xo, xc, min(STRIP, end - strip), width, n_inner, narrow)
         for c in range(2 * width):
             row_of_sums = (1 + c % 2) * size + c // 2 * n_inner
-            s = cast(fold(narrow, row_of_sums, n_inner, zero), np.float64)
+            s = cast(fold(narrow, row_of_sums, n_inner), np.float64)
             if strip > begin:
                 s = load_part(wide, c * step, step, s) + s
             store_part(wide, c * step, s, step)
