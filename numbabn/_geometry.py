@@ -17,6 +17,8 @@ class Geometry(NamedTuple):
     n_channels: int
     n_inner: int
     channels_last: bool  # channels are contiguous and n_inner is 1; else the inner run is contiguous
+    side_by_side: bool  # the inner runs of neighbouring channels make a row without gaps, in every operand
+    tiny: bool  # and they are shorter than a cache line
     grid: npt.NDArray[Any]  # the same for kernels: extents, then (offset, outer stride, channel stride) per operand
     per_channel: int  # elements of one channel
     size: int  # elements of one operand

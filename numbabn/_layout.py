@@ -16,6 +16,7 @@ from ._geometry import Geometry, Strides
 
 Array = npt.NDArray[Any]
 
+CACHE_LINE = 64  # bytes, and those of a vector
 SLAB = 1 << 18  # elements copied at a time where strides fit no frame: 1 MB of float32
 
 
@@ -154,7 +155,7 @@ def _slab_pieces(layout: Layout, inputs: tuple[Array, ...], output: Array | None
         n = channels.stop - channels.start
         last = order[-1] in layout.kept
         rest = scratch[0].size // n
-        geometry = _geometry(rest if last else 1, n, 1 if last else rest, last, len(operands))
+        geometry = _geometry(rest if last else 1, n, 1 if last else rest, last, len(operands), scratch[0].itemsize)
         yield Piece(scratch, geometry, channels)
         if output is not None:
             np.copyto(blocks[-1], scratch[-1])
@@ -184,7 +185,8 @@ def _canonical(kept: tuple[int, ...], shape: tuple[int, ...], *layouts: Any) -> 
         outer, inner, last = (rest[0] if rest else none), none, True
     else:
         return None
-    geometry = _geometry(outer[0], n_channels, inner[0], last, len(steps))
+    side_by_side = channel_steps == (inner[0],) * len(steps)
+    geometry = _geometry(outer[0], n_channels, inner[0], last, len(steps), itemsize, side_by_side)
     for k, operand in enumerate(steps):
         offset = -sum((n - 1) * s for n, s in zip(shape, operand, strict=True) if s < 0)
         geometry.grid[k + 1] = offset, outer[1][k], channel_steps[k]
@@ -256,13 +258,16 @@ def _flat(array: Array, run: _Run) -> Array:
     return np.lib.stride_tricks.as_strided(ahead, (run.extent,), step, writeable=array.flags.writeable)
 
 
-def _geometry(n_outer: int, n_channels: int, n_inner: int, last: bool, operands: int) -> Geometry:
+def _geometry(
+    n_outer: int, n_channels: int, n_inner: int, last: bool, operands: int, itemsize: int, side_by_side: bool = True
+) -> Geometry:
     """Geometry of operands that are contiguous in this order."""
     grid = np.empty((operands + 1, 3), np.int64)
     grid[0] = n_outer, n_channels, n_inner
     grid[1:] = 0, n_channels * n_inner, n_inner
     count = n_outer * n_inner
-    return Geometry(n_outer, n_channels, n_inner, last, grid, count, count * n_channels)
+    tiny = side_by_side and not last and n_inner * itemsize < CACHE_LINE
+    return Geometry(n_outer, n_channels, n_inner, last, side_by_side, tiny, grid, count, count * n_channels)
 
 
 def _slab_order(kept: tuple[int, ...], ndim: int) -> tuple[int, ...]:

@@ -252,10 +252,25 @@ def test_large_results_have_the_bits_of_small_ones(shape: tuple[int, ...], layou
 
 
 @pytest.mark.small
+@pytest.mark.parametrize("shape", [(3, 5, 2, 2), (41, 35, 3), (9, 20, 4, 4), (8, 9, 7, 7)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+def test_planes_in_rows_have_the_bits_of_planes_apart(
+    shape: tuple[int, ...], dtype: Any, mode: Mode, twin: str
+) -> None:
+    p = problem(shape, dtype, mode.affine)
+    rows, apart = (run(p, mode, layout) for layout in ("channels-first", "channel-gaps"))
+    for name, result in rows.items():
+        assert_bits(result, apart[name], name)
+
+
+@pytest.mark.small
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", ["channels-first", "channels-last", "outer-gaps", "reversed"])
 @pytest.mark.parametrize(
-    "shape", [(2, 3, 5, 73), (2, 9, 3), (5, 20, 7, 7), (3, 5, 14, 14), (5, 203), (70, 300), (6, 1376)], ids=str
+    "shape",
+    [(2, 3, 5, 73), (2, 9, 3), (5, 20, 7, 7), (9, 20, 7, 7), (3, 5, 14, 14), (5, 203), (70, 300), (6, 1376)],
+    ids=str,
 )
 def test_streaming_changes_no_bit(
     shape: tuple[int, ...], layout: str, dtype: Any, twin: str, monkeypatch: pytest.MonkeyPatch

@@ -14,7 +14,7 @@ from .._scalar import INVERTED
 from .._scalar import affine as _affine
 from .._scalar import blend as _blend
 from .._scalar import gradient as _gradient
-from .vectors import cast, lanes, load_part, splat, sqrt, store_part, until_aligned, where_zero
+from .vectors import cast, lanes, load_part, splat, sqrt, store, store_part, until_aligned, where_zero
 
 blended, scaled, sloped = inner(_blend), inner(_affine), inner(_gradient)
 
@@ -85,6 +85,29 @@ def table_start(memory, y, at, stride):
     """
     lead = until_aligned(y, at) if stride % lanes(y) == 0 else 0
     return (until_aligned(memory, 0) - lead) % lanes(y)
+
+
+@inner
+def spread_from(n_channels, n_inner, size):
+    """Column of a table at which `spread` finds a number for each channel: the first, or that of the last so many."""
+    return size - n_channels if n_inner > 1 else 0
+
+
+@inner
+def spread(table, n_channels, n_inner, size, rows):
+    """Give all `n_inner` columns of a channel its number, in each row of the table.
+
+    Vectors that reach behind a channel's columns end before the numbers that are still to be read: a row has more
+    columns than all channels and a vector.
+    """
+    if n_inner > 1:
+        for r in range(rows):
+            at = r * size
+            for c in range((r + 1) * size - n_channels, (r + 1) * size):
+                v = splat(table, table[c])
+                for k in range(at, at + n_inner, lanes(table)):
+                    store(table, k, v)
+                at += n_inner
 
 
 @inner

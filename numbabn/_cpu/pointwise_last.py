@@ -1,4 +1,4 @@
-"""Element by element where channels lie next to each other in rows, (N, C) and NHWC: y from x, dx from dy and x."""
+"""Element by element along rows, (N, C), NHWC and short planes side by side: y from x, dx from dy and x."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from .._compile import Grid, In, Out, Row, Table, inline, inner, kernel, prange, read_rows, row, unfold
 from .ahead import UNDER_WAY
-from .channels import put_affines, put_gradients, repeat, row_size, table_start
+from .channels import put_affines, put_gradients, repeat, row_size, spread, spread_from, table_start
 from .pointwise import SPAN, put, slope
 from .vectors import fence, fma, lanes, load, load_part, prefetch, splat, store_part, until_aligned
 
@@ -120,16 +120,19 @@ def normalize_channels_last(
     n_outer, n_channels, n_inner = row(grid, 0)
     x0, xo, xc = row(grid, 1)
     y0, yo, yc = row(grid, 2)
-    size = row_size(x, n_channels)
+    n_columns = n_channels * n_inner
+    size = row_size(x, n_columns)
     memory = np.empty(3 * size + lanes(x), x.dtype)
     table = memory[table_start(memory, y, y0, yo) :]
     given = np.empty((4, n_channels))
     read_rows(given, (mean, var, weight, bias))
-    put_affines(x, given[0], given[1], given[2], given[3], eps, 0, n_channels, table, 0, size)
-    repeat(table, n_channels, size, 3)
-    cuts = row_cuts(n_outer, n_channels)
+    at = spread_from(n_channels, n_inner, size)
+    put_affines(x, given[0], given[1], given[2], given[3], eps, 0, n_channels, table, at, size)
+    spread(table, n_channels, n_inner, size, 3)
+    repeat(table, n_columns, size, 3)
+    cuts = row_cuts(n_outer, n_columns)
     for index in prange(cuts):
-        normalize_cut(x, y, table, x0, xo, y0, yo, n_outer, n_channels, np.int64(index), cuts, streamed)
+        normalize_cut(x, y, table, x0, xo, y0, yo, n_outer, n_columns, np.int64(index), cuts, streamed)
 
 
 @inner
@@ -256,13 +259,16 @@ def backward_elemt_channels_last(
     g0, go, gc = row(grid, 1)
     x0, xo, xc = row(grid, 2)
     d0, do, dc = row(grid, 3)
-    size = row_size(x, n_channels)
+    n_columns = n_channels * n_inner
+    size = row_size(x, n_columns)
     memory = np.empty(6 * size + lanes(x), x.dtype)
     table = memory[table_start(memory, dx, d0, do) :]
     given = np.empty((3, n_channels))
     read_rows(given, (mean, invstd, weight))
-    put_gradients(x, given[0], given[1], given[2], sums, 0, n_channels, count, table, 0, size)
-    repeat(table, n_channels, size, 6)
-    cuts = row_cuts(n_outer, n_channels)
+    at = spread_from(n_channels, n_inner, size)
+    put_gradients(x, given[0], given[1], given[2], sums, 0, n_channels, count, table, at, size)
+    spread(table, n_channels, n_inner, size, 6)
+    repeat(table, n_columns, size, 6)
+    cuts = row_cuts(n_outer, n_columns)
     for index in prange(cuts):
-        gradient_cut(dy, x, dx, table, g0, go, x0, xo, d0, do, n_outer, n_channels, np.int64(index), cuts, streamed)
+        gradient_cut(dy, x, dx, table, g0, go, x0, xo, d0, do, n_outer, n_columns, np.int64(index), cuts, streamed)
