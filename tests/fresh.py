@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
-import functools
 import importlib.util
 import os
 import signal
@@ -123,14 +122,6 @@ def together(
     with contextlib.ExitStack() as stack:
         processes = [stack.enter_context(Fresh(code, cache, environment)) for code in codes]
         return [process.result(timeout) for process in processes]
-
-
-@functools.cache
-def warm(folder: Path) -> Path:
-    """A cache folder with all twins of all kernels, filled once per test run by two processes side by side."""
-    code = "import calls; calls.everything([{!r}])"
-    together([code.format(dtype) for dtype in ("f4", "f8")], folder, {"NUMBA_NUM_THREADS": "2"})
-    return folder
 
 
 def forked(function: Callable[[], object], timeout: int = 30) -> None:

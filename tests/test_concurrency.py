@@ -29,11 +29,6 @@ assert numba.threading_layer() == os.environ["NUMBA_THREADING_LAYER"]
 """
 
 
-@pytest.fixture(scope="session")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fresh.warm(tmp_path_factory.getbasetemp() / "warm")
-
-
 def run(code: fresh.Code, cache: Path | None, layer: str, **environment: str) -> str:
     """A snippet in which every call is large enough to go parallel, on two threads unless it is told otherwise."""
     settings = {"NUMBA_THREADING_LAYER": layer, "NUMBA_NUM_THREADS": "2", "NUMBABN_PARALLEL_THRESHOLD": "0"}

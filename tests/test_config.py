@@ -17,11 +17,6 @@ NAMES = ("threads", "parallel_threshold", "cache", "recycle_limit")
 SHOW = f"from numbabn import config; print(*(getattr(config, name) for name in {NAMES}))"
 
 
-@pytest.fixture(scope="session")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fresh.warm(tmp_path_factory.getbasetemp() / "warm")
-
-
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
     before = {name: getattr(config, name) for name in NAMES}

@@ -16,11 +16,6 @@ print(json.dumps([calls.digests(calls.LARGE), numba.threading_layer() if paralle
 """
 
 
-@pytest.fixture(scope="session")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fresh.warm(tmp_path_factory.getbasetemp() / "warm")
-
-
 def digests(cache: Path, **environment: str) -> tuple[dict[str, str], str | None]:
     """Digests of the table's results, and the threading layer if there was need for one."""
     found, layer = json.loads(fresh.run(CODE, cache, environment))

@@ -16,12 +16,6 @@ CHECK_ONE = "import calls; calls.check(number=1)"
 CHECK_ALL = "import calls; calls.check()"
 
 
-@pytest.fixture(scope="session")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder that holds every twin."""
-    return fresh.warm(tmp_path_factory.getbasetemp() / "warm")
-
-
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
     """A folder with a copy of the package in it."""
