@@ -300,15 +300,29 @@ def test_nothing_is_compiled_before_the_first_call(tmp_path: Path) -> None:
     assert not files(tmp_path)
 
 
+# Numba takes references to arrays then, and must give back as many.
+REFERENCES = """
+import numbabn as nb
+data = calls.Data(calls.Case((4, 24, 7, 7)), "f4")
+out = data.values.copy()
+arrays = data.x, data.dy, out, data.weight, data.bias, data.mean, data.invstd
+before = [sys.getrefcount(a) for a in arrays]
+with nb.config.using(threads=2, parallel_threshold=0):
+    calls.training(data, None, out)
+    nb.batch_norm_backward(data.dy, data.x, data.weight, data.mean, data.invstd, out=out)
+assert [sys.getrefcount(a) for a in arrays] == before
+"""
+
+
 def test_arrays_that_cannot_be_read_where_they_lie_are_taken_as_numba_does(tmp_path: Path) -> None:
     code = """
         import calls
         print(_objects.KNOWN, calls.digests({name: calls.SMALL[name] for name in ("first", "spaced")}, ["f4"]))
     """
-    before = "from numbabn import _objects"
+    before = "import sys; from numbabn import _objects"
     known = run((before, code), tmp_path, timeout=300.0)
     assert known.startswith("True")
-    unknown = run((before + "; _objects.KNOWN = False", code), tmp_path, timeout=300.0)
+    unknown = run((before + "; _objects.KNOWN = False", code, REFERENCES), tmp_path, timeout=300.0)
     assert unknown == known.replace("True", "False", 1)
 
 

@@ -33,7 +33,8 @@ from . import objects as objects
 _STREAM = min(last_level() or 32_000_000, 60_000_000)
 _STREAM_WHOLE = _STREAM * 3 // 4
 _SHORT = 320  # elements of the longest plane that is short, 17x17
-_SAMPLES = 32  # planes of a channel from which on it pays to repeat its coefficients along a row
+_SAMPLES = 32  # planes of a channel for which it pays to repeat its coefficients along a row
+_COLUMNS = 1 << 16  # of a row of fewer tiny planes
 _FEW = 4096  # elements of tiny planes that one launch takes no longer for than two
 _GROUP = 3 * (second_level() or 1 << 20)  # bytes of a group of channels with short planes: L2 and a little more
 
@@ -57,7 +58,7 @@ def normalize(x: In, y: Out, mean: Row, invstd: Row, weight: Row, bias: Row, geo
 def infer(x: In, y: Out, mean: Row, var: Row, weight: Row, bias: Row, geometry: Geometry, eps: float) -> None:
     """y from x and given statistics, the variance among them."""
     streamed = 2 * y.nbytes > _STREAM and not np.may_share_memory(y, x)
-    in_rows = geometry.channels_last or geometry.tiny or (streamed and _are_many(geometry))
+    in_rows = geometry.channels_last or ((geometry.tiny or streamed) and _pays_along_rows(geometry))
     which = pointwise_last.normalize_channels_last if in_rows else pointwise_first.normalize_channels_first
     which.on(threads_for(geometry.size), x)(x, y, mean, var, weight, bias, geometry.grid, eps, streamed)
 
@@ -88,7 +89,7 @@ def backward_elemt(
 ) -> None:
     """dx from dy, x and the two sums over `count` elements a channel."""
     streamed = 3 * dx.nbytes > _STREAM and not (np.may_share_memory(dx, dy) or np.may_share_memory(dx, x))
-    in_rows = geometry.channels_last or geometry.tiny
+    in_rows = geometry.channels_last or (geometry.tiny and _pays_along_rows(geometry))
     which = pointwise_last.backward_elemt_channels_last if in_rows else pointwise_first.backward_elemt_channels_first
     run = which.on(threads_for(geometry.size), x)
     run(dy, x, dx, mean, invstd, weight, sums, geometry.grid, count, streamed)
@@ -153,25 +154,29 @@ def _by_planes(geometry: Geometry, short: kernel, long: kernel) -> kernel:
     return short if geometry.n_inner <= _SHORT else long
 
 
-def _are_many(geometry: Geometry) -> bool:
-    """Whether streamed results of short planes are better written along rows of planes: they lie so, for many samples.
+def _pays_along_rows(geometry: Geometry) -> bool:
+    """Whether results of planes, tiny ones or streamed ones, are better written along rows of them.
 
-    A row has no line in part. Over 17 to 103 MB in planes of 5x5 to 16x16 an eval took 0.65 to 0.9 of the time for 32
-    samples and more; for 16 of them 0.8 to 1.5 times as long, as it then takes to repeat coefficients.
+    Coefficients are repeated for each column then. For tiny planes an eval of 2x2 took a ninth to a quarter of the
+    time, of 3x3 a fifth to 0.6; both passes of a training forward or a backward a quarter to a half of the time of one,
+    0.4 to 0.9 over 3x3. Streamed, a row has no line in part: over 17 to 103 MB in planes of 5x5 to 16x16 an eval took
+    0.65 to 0.9 of the time for 32 samples and more; for 16 of them 0.8 to 1.5 times as long.
+
+    The coefficients, three or six a column, are a fifth of the array at most for 32 samples, and 3 MB otherwise.
     """
-    return geometry.side_by_side and geometry.n_inner <= _SHORT and geometry.n_outer >= _SAMPLES
+    few = geometry.tiny and geometry.n_channels * geometry.n_inner <= _COLUMNS
+    many = geometry.side_by_side and geometry.n_inner <= _SHORT and geometry.n_outer >= _SAMPLES
+    return few or many
 
 
 def _in_one_pass(x: In, geometry: Geometry, threads: int) -> bool:
     """Whether one pass channel by channel beats two over the array: channels are enough for all, and fit in L2.
 
-    Not so for tiny planes: written along rows of them, with each channel's coefficients repeated for its columns, an
-    eval over planes of 2x2 took a ninth to a quarter of the time that it takes plane by plane, whole passes a quarter
-    to a half, though they are two; over 3x3 a fifth to 0.6, and 0.4 to 0.9.
-
     Short planes are taken in groups. With 8 MB a group, a training forward over 205 MB in planes of 7x7 took 1.25 times
     as long in one pass as in two; with a second-level cache of half a megabyte, 1.05 times with 2 MB, a backward 1.2.
     """
-    if (threads > 1 and geometry.n_channels < 4 * threads) or (geometry.tiny and geometry.size > _FEW):
+    if threads > 1 and geometry.n_channels < 4 * threads:
+        return False
+    if geometry.tiny and geometry.size > _FEW and _pays_along_rows(geometry):
         return False
     return geometry.n_inner > _SHORT or geometry.n_outer * x.itemsize * reduce_short.RUN <= _GROUP

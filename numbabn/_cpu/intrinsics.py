@@ -9,6 +9,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
+from numba.core.imputils import impl_ret_borrowed
 from numba.extending import lower_builtin, models, register_model, type_callable
 
 from .._compile import ObjectType, call_apart
@@ -362,8 +363,8 @@ def _lower_hsum(context: Any, builder: Any, sig: Any, args: Any) -> Any:
 
 
 @lower_builtin(plain, types.Array)
-def _lower_plain(_context: Any, _builder: Any, _sig: Any, args: Any) -> Any:
-    return args[0]
+def _lower_plain(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return impl_ret_borrowed(context, builder, sig.return_type, args[0])
 
 
 @lower_builtin(address, ObjectType)
