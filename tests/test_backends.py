@@ -252,7 +252,7 @@ def test_large_results_have_the_bits_of_small_ones(shape: tuple[int, ...], layou
 
 
 @pytest.mark.small
-@pytest.mark.parametrize("shape", [(3, 5, 2, 2), (41, 35, 3), (9, 20, 4, 4), (8, 9, 7, 7)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 5, 2, 2), (41, 35, 3), (33, 13, 15)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 def test_planes_in_rows_have_the_bits_of_planes_apart(
@@ -269,7 +269,7 @@ def test_planes_in_rows_have_the_bits_of_planes_apart(
 @pytest.mark.parametrize("layout", ["channels-first", "channels-last", "outer-gaps", "reversed"])
 @pytest.mark.parametrize(
     "shape",
-    [(2, 3, 5, 73), (2, 9, 3), (5, 20, 7, 7), (9, 20, 7, 7), (3, 5, 14, 14), (5, 203), (70, 300), (6, 1376)],
+    [(2, 3, 5, 73), (2, 9, 3), (5, 20, 7, 7), (33, 5, 7, 7), (3, 5, 14, 14), (5, 203), (70, 300), (6, 1376)],
     ids=str,
 )
 def test_streaming_changes_no_bit(

@@ -300,7 +300,7 @@ def test_nothing_is_compiled_before_the_first_call(tmp_path: Path) -> None:
     assert not files(tmp_path)
 
 
-# Numba takes references to arrays then, and must give back as many.
+# In its own way Numba takes references to arrays; kernels must give back as many.
 REFERENCES = """
 import numbabn as nb
 data = calls.Data(calls.Case((4, 24, 7, 7)), "f4")

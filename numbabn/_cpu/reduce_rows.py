@@ -131,12 +131,10 @@ def retaken_columns(x, k, stride, n_rows, n):
 
 @inner
 def any_difference(x, k, stride, n_rows, n, pivot):
-    """More than 0 in each of n <= lanes columns that has a value other than `pivot`, be it the smallest there is."""
-    scale = splat(x, 2.0**100)
-    differs = splat(x, 0.0)
+    """1 in each of n <= lanes columns that has a value other than `pivot`, else 0."""
+    differs, one = splat(x, 0.0), splat(x, 1.0)
     for r in range(n_rows):
-        d = (load_part(x, k + r * stride, n, pivot) - pivot) * scale
-        differs = fma(d, d, differs)
+        differs = where_zero(load_part(x, k + r * stride, n, pivot) - pivot, differs, one)
     return differs
 
 
