@@ -18,7 +18,7 @@ class Geometry(NamedTuple):
     n_inner: int
     channels_last: bool  # channels are contiguous and n_inner is 1; else the inner run is contiguous
     side_by_side: bool  # the inner runs of neighbouring channels make a row without gaps, in every operand
-    tiny: bool  # and they are shorter than a cache line
+    tiny: bool  # and they are shorter than a cache line; asked anew in each call it took 0.3 us of an eval's 7.6
     grid: npt.NDArray[Any]  # the same for kernels: extents, then (offset, outer stride, channel stride) per operand
     per_channel: int  # elements of one channel
     size: int  # elements of one operand
