@@ -9,29 +9,31 @@ import pickle
 import sys
 import types as pytypes
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache, partial
+from functools import cache, partial, wraps
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import llvmlite
 import numba
-import numpy as np
-import numpy.ma  # Numba asks for it at a first call: loaded here, no fork finds it half loaded
+import numpy.ma  # noqa: F401 - Numba asks for it at a first call: loaded here, no fork finds it half loaded
 import numpy.typing as npt
 from llvmlite import ir
 from llvmlite.binding import ffi as llvm
 from numba import prange as prange
 from numba.core import cgutils, types
 from numba.core.caching import FunctionCache
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Flags, compile_extra
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
+from numba.core.types.misc import VarArg, unliteral
 from numba.extending import NativeValue, lower_builtin, models, register_model, type_callable, unbox
 from numba.np.arrayobj import populate_array
 from numba.np.ufunc import parallel as _pool
 
 from ._config import current
-from ._forks import hold
-from ._objects import BYTE, CHAR, DATA, DTYPE, HALF, KNOWN, NDIM, SHAPE
+from ._forks import hold, is_forked
+from ._objects import BYTE, CHAR, DATA, DTYPE, HALF, KNOWN, NDIM, SHAPE, call_plain
 
 # What a kernel's parameters may be; the annotation alone gives the compiled signature.
 In: TypeAlias = npt.NDArray[Any]  # elements in C order, read only: read-only and writable callers share one compilation
@@ -44,6 +46,7 @@ Object: TypeAlias = Any  # any Python object, as it is
 
 _DTYPES = {"f": types.float32, "d": types.float64}
 _OPTIONS = {"nogil": True, "error_model": "numpy"}  # no fastmath: vectors and fma are explicit, bits are owed
+_ONLY_FOR_KERNELS = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, **_OPTIONS}
 _CACHE_ERRORS = (RuntimeError, OSError, EOFError, pickle.UnpicklingError)  # no place, full disk, torn file
 
 _WORD = ir.IntType(64)
@@ -60,9 +63,7 @@ class ArrayType(types.Array):
     """
 
 
-@register_model(ArrayType)
-class _ArrayModel(models.ArrayModel):
-    pass
+register_model(ArrayType)(models.ArrayModel)
 
 
 @unbox(ArrayType)
@@ -125,10 +126,7 @@ class ObjectType(types.Type):
         super().__init__(name="Object")
 
 
-@register_model(ObjectType)
-class _ObjectModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: ObjectType) -> None:
-        super().__init__(manager, kind, _BYTES)
+register_model(ObjectType)(models.OpaqueModel)
 
 
 @unbox(ObjectType)
@@ -160,21 +158,7 @@ def call_apart(builder: Any, name: str, build: Callable[..., None], result: Any,
     return builder.call(function, args)
 
 
-type_callable(read_rows)(lambda _context: lambda table, rows: types.none)
-type_callable(write_rows)(lambda _context: lambda table, rows: types.none)
-
-
-@lower_builtin(read_rows, types.Array, types.containers.UniTuple)
-def _lower_read_rows(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    return _copy_rows(context, builder, sig, args, _build_read_row)
-
-
-@lower_builtin(write_rows, types.Array, types.containers.UniTuple)
-def _lower_write_rows(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    return _copy_rows(context, builder, sig, args, _build_write_row)
-
-
-def _copy_rows(context: Any, builder: Any, sig: Any, args: Any, build: Callable[..., None]) -> Any:
+def _copy_rows(build: Callable[..., None], context: Any, builder: Any, sig: Any, args: Any) -> Any:
     """Call what `build` makes for each row, which is one of a kernel's or, where Numba has unboxed it, float64."""
     table = context.make_array(sig.args[0])(context, builder, args[0])
     _, count = cgutils.unpack_tuple(builder, table.shape)
@@ -219,7 +203,19 @@ def _numbers_of(builder: Any, data: Any, is_wide: Any, count: Any) -> Iterator[t
                 yield builder.gep(builder.bitcast(data, dtype.as_pointer()), [loop.index]), loop.index
 
 
-_ONLY_FOR_KERNELS = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, **_OPTIONS}
+for _copier, _build in ((read_rows, _build_read_row), (write_rows, _build_write_row)):
+    type_callable(_copier)(lambda _context: lambda table, rows: types.none)
+    lower_builtin(_copier, types.Array, types.containers.UniTuple)(partial(_copy_rows, _build))
+
+
+class _Part(JITCodeLibrary):
+    """Code of a function that only kernels call: it becomes instructions in them, and not by itself too.
+
+    That and a way in from Python took a tenth of the time that the first call of a kernel takes.
+    """
+
+    def _finalize_final_module(self) -> None:
+        self._finalized = True
 
 
 def inner(function: _F) -> _F:
@@ -229,7 +225,7 @@ def inner(function: _F) -> _F:
     on one address, made a pass over 7x7 planes twice as long. Nor has it wrappers for other callers, which took a
     quarter of the time to compile.
     """
-    return numba.njit(**_ONLY_FOR_KERNELS)(function)  # type: ignore[no-any-return]
+    return _callable(function)
 
 
 def inline(function: _F) -> _F:
@@ -237,22 +233,55 @@ def inline(function: _F) -> _F:
 
     Left to LLVM, planes of 7x7 took from once to twice the time, by what else stood in the kernel.
     """
-    return numba.njit(forceinline=True, **_ONLY_FOR_KERNELS)(function)  # type: ignore[no-any-return]
+    return _callable(function, forceinline=True)
 
 
-def unfold(function: _F) -> _F:
-    """Compile a function as if its lines stood in the parallel loop that calls it: for those that hold most of one.
+def linked(function: _F) -> _F:
+    """Compile a function that is linked to the kernel alone: for those that hold most of a parallel loop.
 
     LLVM works through all that a function calls again for each caller on the way up, and four times for a parallel
-    loop: one step less took 0.7 s of 7 from the first call of a kernel. For what these functions call it gave nothing.
+    loop. What lies between the two only names this one: 0.5 to 2.7 s less of 8 to 14 for the first call of a kernel.
     """
-    return numba.njit(inline="always", **_ONLY_FOR_KERNELS)(function)  # type: ignore[no-any-return]
+    return _callable(function, to_kernel=True)
 
 
-@inner
-def row(grid: Grid, k: int) -> tuple[Any, Any, Any]:
-    """The three numbers in row k of a grid."""
-    return grid[k, 0], grid[k, 1], grid[k, 2]
+def _callable(function: _F, to_kernel: bool = False, **options: bool) -> _F:
+    """Have a function compiled for the types of a call and linked to its caller, or to the kernel that both are in."""
+    compiled: dict[tuple[Any, ...], Any] = {}
+
+    @wraps(function)
+    def typed(*args: Any) -> Any:
+        kinds = tuple(map(unliteral, args))
+        if kinds not in compiled:
+            context, flags = cpu_target.target_context, Flags()
+            cpu_target.options.parse_as_flags(flags, {**_ONLY_FOR_KERNELS, **options})
+            flags.no_compile = not to_kernel  # what lies between becomes instructions too, and has to find it
+            part = None if to_kernel else _Part(context.codegen(), function.__qualname__)
+            typing = cpu_target.typing_context
+            compiled[kinds] = compile_extra(typing, context, function, kinds, None, flags, {}, library=part)
+        return compiled[kinds].signature
+
+    @lower_builtin(function, VarArg(types.Any))
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        code, caller = compiled[sig.args], context.active_code_library
+        library = context._codelib_stack[0] if to_kernel else caller
+        if library is not caller:
+            _name_in(library, context, code.fndesc)
+        library.add_linking_library(code.library)
+        return context.call_internal(builder, code.fndesc, sig, args)
+
+    type_callable(function)(lambda _context: typed)
+    return function
+
+
+def _name_in(library: Any, context: Any, function: Any) -> None:
+    """Name a function in a library's own code: what nothing there names is not linked."""
+    module = library.create_ir_module("")
+    kind = ir.ArrayType(_BYTES, 1)
+    used = ir.GlobalVariable(module, kind, "llvm.compiler.used")
+    used.linkage = "appending"
+    used.initializer = kind([context.declare_function(module, function).bitcast(_BYTES)])
+    library.add_ir_module(module)
 
 
 kernels: list[kernel] = []  # all that are loaded
@@ -297,7 +326,7 @@ class kernel:  # noqa: N801 - a decorator
         twin = self.compiled(char, parallel)
         entry: Callable[..., Any] = twin if numba.config.DISABLE_JIT else twin.get_overload(*twin.signatures)
         if numba.config.DISABLE_JIT or not KNOWN:
-            entry = partial(_call_plain, entry, self._kinds)
+            entry = partial(call_plain, entry, self._kinds)
         entries[char] = entry
         return entry
 
@@ -398,22 +427,6 @@ def _run(twin: Callable[..., Any], threads: int, *args: Any) -> None:
         numba.set_num_threads(before)
 
 
-def _call_plain(twin: Callable[..., Any], kinds: tuple[str, ...], *args: Any) -> Any:
-    """Call what takes arrays in Numba's way: flat arrays as such, and rows in float64."""
-    plain = tuple(map(_plain, kinds, args))
-    result = twin(*plain)
-    for kind, given, copied in zip(kinds, args, plain, strict=True):
-        if kind == "OutRow" and copied is not given:
-            given[...] = copied
-    return result
-
-
-def _plain(kind: str, value: Any) -> Any:
-    if kind in ("In", "Out"):
-        return value.reshape(-1)
-    return value.astype(np.float64, copy=False) if kind in ("Row", "OutRow") else value
-
-
 def _copy(function: Callable[..., Any], name: str) -> Any:
     code, scope = function.__code__, function.__globals__
     twin = pytypes.FunctionType(code, scope, name)
@@ -432,15 +445,6 @@ def _source_hash() -> str:
     return digest.hexdigest()[:12]
 
 
-def _is_orphan() -> bool:
-    """Whether a parent without this package started the pool and this is its forked child (seen on Linux)."""
-    stat = Path("/proc/self/stat")
-    if not (_pool._is_initialized and stat.is_file()):
-        return False
-    flags = int(stat.read_text().rpartition(")")[2].split()[6])
-    return bool(flags & 0x40)  # the kernel's PF_FORKNOEXEC
-
-
 def _lose_pool() -> None:
     """A forked child has Numba's pool but none of its threads; GNU OpenMP would kill it at the next launch."""
     global _pool_lost
@@ -448,7 +452,7 @@ def _lose_pool() -> None:
 
 
 salt = _source_hash()
-_pool_lost = _is_orphan()
+_pool_lost = bool(_pool._is_initialized) and is_forked()
 hold(global_compiler_lock, llvm.lib._lock)  # the second one for finalisers
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_lose_pool)

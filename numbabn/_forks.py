@@ -7,6 +7,7 @@ import logging  # noqa: F401 - its fork hook takes a lock that loading Numba wan
 import os
 import threading
 from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
 from typing import Any
 
 _loading = threading.RLock()
@@ -23,6 +24,15 @@ def load(name: str) -> Any:
 def hold(*locks: AbstractContextManager[Any]) -> None:
     """Take these locks before each fork too: a child has nobody left to let go of them."""
     _locks.extend(locks)
+
+
+def is_forked() -> bool:
+    """Whether this process is a forked child that has loaded no program of its own (seen on Linux)."""
+    stat = Path("/proc/self/stat")
+    if not stat.is_file():
+        return False
+    flags = int(stat.read_text().rpartition(")")[2].split()[6])
+    return bool(flags & 0x40)  # the kernel's PF_FORKNOEXEC
 
 
 def _before_fork() -> None:

@@ -7,6 +7,8 @@ NumPy's attributes take.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -39,3 +41,19 @@ def is_known() -> bool:
 
 
 KNOWN = is_known()
+
+
+def call_plain(twin: Callable[..., Any], kinds: tuple[str, ...], *args: Any) -> Any:
+    """Call what takes arrays in Numba's way, where their objects cannot be read: flat ones, and rows in float64."""
+    plain = tuple(map(_plain, kinds, args))
+    result = twin(*plain)
+    for kind, given, copied in zip(kinds, args, plain, strict=True):
+        if kind == "OutRow" and copied is not given:
+            given[...] = copied
+    return result
+
+
+def _plain(kind: str, value: Any) -> Any:
+    if kind in ("In", "Out"):
+        return value.reshape(-1)
+    return value.astype(np.float64, copy=False) if kind in ("Row", "OutRow") else value

@@ -7,7 +7,8 @@ long without a line asked for, 1.4 times as long with only the next four rows.
 from __future__ import annotations
 
 from .._caches import second_level
-from .._compile import inner, row
+from .._compile import inner
+from .partition import row
 from .vectors import lanes, prefetch
 
 NEAR = 1024  # elements, 4 KB of float32: at least as far ahead in planes that are short

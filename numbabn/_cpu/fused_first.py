@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._compile import Grid, In, Out, OutRow, Row, Table, inner, kernel, prange, read_rows, row, unfold
+from .._compile import Grid, In, Out, OutRow, Row, Table, inner, kernel, linked, prange, read_rows
 from .._geometry import INVSTD, M2, MEAN
 from .._scalar import INVERTED
-from .ahead import reads_on
 from .channels import put_affines, put_gradients, put_invstds, update_running
-from .partition import channel_parts, n_groups, part_range
-from .pointwise_first import gradient_planes, gradient_short, normalize_planes, normalize_short, staging_size
+from .partition import channel_parts, n_groups, part_range, row
+from .pointwise_first import gradient_long, gradient_short, normalize_long, normalize_short, staging_size
 from .reduce_first import store_dots, store_moments
 from .reduce_long import part_dots, part_moments
 from .reduce_short import narrow_size, short_dots, short_group, short_moments, short_parts, wide_size
@@ -29,7 +28,7 @@ def neighbours(count, itemsize):
     return max(1, GROUP // (count * itemsize))
 
 
-@unfold
+@linked
 def forward_table(x, weight, bias, means, invstds, stats, grid, eps, first, width, parts, partial, table):
     """Statistics of `width` channels from `first` on, whose parts are in `partial`, and the coefficients of y."""
     n_outer, _, n_inner = row(grid, 0)
@@ -56,7 +55,6 @@ def forward_long_channels_first(
     """Training forward; moves 2 elements' bytes an element where a channel fits in cache, else 3."""
     n_outer, n_channels, n_inner = row(grid, 0)
     x0, xo, xc = row(grid, 1)
-    y0, yo, yc = row(grid, 2)
     count, parts = n_outer * n_inner, channel_parts(n_outer, n_inner)
     groups = n_groups(n_channels, count, neighbours(count, x.itemsize))
     given = np.empty((2, n_channels))
@@ -71,8 +69,7 @@ def forward_long_channels_first(
             part_moments(x, start, xo, n_outer, n_inner, item % parts, parts, partial, item)
         table = np.empty(3 * width, x.dtype)
         forward_table(x, weights, biases, means, invstds, stats, grid, eps, first, width, parts, partial, table)
-        k, m = x0 + first * xc, y0 + first * yc
-        normalize_planes(x, y, table, n_outer, width, n_inner, k, xo, xc, m, yo, yc, reads_on(x, grid, 1), streamed)
+        normalize_long(x, y, table, grid, first, width, streamed)
     update_running(running_mean, running_var, means, stats[M2], float(count), momentum, ddof, given)
 
 
@@ -93,8 +90,6 @@ def forward_short_channels_first(
 ) -> None:
     """Training forward; moves 2 elements' bytes an element where a group of channels fits in cache, else 3."""
     n_outer, n_channels, n_inner = row(grid, 0)
-    x0, xo, xc = row(grid, 1)
-    y0, yo, yc = row(grid, 2)
     count, parts = n_outer * n_inner, short_parts(n_outer, n_inner)
     groups = n_groups(n_channels, count, max(short_group(n_channels, n_inner), neighbours(count, x.itemsize)))
     given = np.empty((2, n_channels))
@@ -110,14 +105,12 @@ def forward_short_channels_first(
             short_moments(x, grid, first, width, part, parts, narrow, wide, partial, 0)
         table = np.empty(3 * width, x.dtype)
         forward_table(x, weights, biases, means, invstds, stats, grid, eps, first, width, parts, partial, table)
-        k, m = x0 + first * xc, y0 + first * yc
-        far = reads_on(x, grid, 1)
         stage = np.empty(staging_size(x, width, n_inner), x.dtype) if streamed else table
-        normalize_short(x, out, stage, table, n_outer, width, n_inner, k, xo, xc, m, yo, yc, far, streamed)
+        normalize_short(x, out, stage, table, grid, first, width, streamed)
     update_running(running_mean, running_var, means, stats[M2], float(count), momentum, ddof, given)
 
 
-@unfold
+@linked
 def backward_table(x, mean, invstd, weight, sums, grid, first, width, parts, partial, table):
     """All sums of `width` channels from `first` on, whose parts are in `partial`, and the coefficients of dx."""
     n_outer, _, n_inner = row(grid, 0)
@@ -141,7 +134,6 @@ def backward_long_channels_first(
     n_outer, n_channels, n_inner = row(grid, 0)
     g0, go, gc = row(grid, 1)
     x0, xo, xc = row(grid, 2)
-    d0, do, dc = row(grid, 3)
     count, parts = n_outer * n_inner, channel_parts(n_outer, n_inner)
     groups = n_groups(n_channels, count, neighbours(count, 2 * x.itemsize))
     given = np.empty((3, n_channels))
@@ -157,9 +149,7 @@ def backward_long_channels_first(
             part_dots(dy, x, means[c], g, go, k, xo, n_outer, n_inner, part, parts, partial, item)
         table = np.empty(6 * width, x.dtype)
         backward_table(x, means, invstds, weights, sums, grid, first, width, parts, partial, table)
-        g, k, m = g0 + first * gc, x0 + first * xc, d0 + first * dc
-        far = reads_on(x, grid, 2)
-        gradient_planes(dy, x, dx, table, n_outer, width, n_inner, g, go, gc, k, xo, xc, m, do, dc, far, streamed)
+        gradient_long(dy, x, dx, table, grid, first, width, streamed)
 
 
 @kernel
@@ -176,9 +166,6 @@ def backward_short_channels_first(
 ) -> None:
     """dx and the three sums; moves 3 elements' bytes an element where a group of channels fits in cache, else 5."""
     n_outer, n_channels, n_inner = row(grid, 0)
-    g0, go, gc = row(grid, 1)
-    x0, xo, xc = row(grid, 2)
-    d0, do, dc = row(grid, 3)
     count, parts = n_outer * n_inner, short_parts(n_outer, n_inner)
     groups = n_groups(n_channels, count, max(short_group(n_channels, n_inner), neighbours(count, 2 * x.itemsize)))
     given = np.empty((3, n_channels))
@@ -194,9 +181,5 @@ def backward_short_channels_first(
             short_dots(dy, x, means, grid, first, width, part, parts, narrow, wide, partial, 0)
         table = np.empty(6 * width, x.dtype)
         backward_table(x, means, invstds, weights, sums, grid, first, width, parts, partial, table)
-        g, k, m = g0 + first * gc, x0 + first * xc, d0 + first * dc
-        far = reads_on(x, grid, 2)
         stage = np.empty(staging_size(x, width, n_inner), x.dtype) if streamed else table
-        gradient_short(
-            dy, x, out, stage, table, n_outer, width, n_inner, g, go, gc, k, xo, xc, m, do, dc, far, streamed
-        )
+        gradient_short(dy, x, out, stage, table, grid, first, width, streamed)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._compile import Grid, In, Out, OutRow, Row, Table, inner, kernel, prange, read_rows, row
+from .._compile import Grid, In, Out, OutRow, Row, Table, inner, kernel, prange, read_rows
 from .._geometry import INVSTD, M2, MEAN
 from .._scalar import INVERTED
 from .channels import put_affines, put_gradients, put_invstds, repeat, row_size, table_start, update_running
+from .partition import row
 from .pointwise_last import gradient_cut, normalize_cut, row_cuts
 from .reduce_last import channels_of_panel, dots_item, dots_panel, moments_item, moments_panel, rows_plan
 from .vectors import lanes

@@ -22,6 +22,12 @@ merge = inner(_merge)
 
 
 @inner
+def row(grid, k):
+    """The three numbers in row k of a grid."""
+    return grid[k, 0], grid[k, 1], grid[k, 2]
+
+
+@inner
 def n_parts(n_elements, n_chunks):
     """Parts of at least 32,768 elements, and of four chunks where that leaves four parts: all have sums to merge."""
     return max(1, min(PARTS, n_elements // LEAST, max(n_chunks // 4, min(n_chunks, 4))))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._compile import Grid, In, Out, Row, Table, inline, inner, kernel, prange, read_rows, row
-from .ahead import prefetch_four, prefetch_last, prefetch_two
+from .._compile import Grid, In, Out, Row, Table, inline, inner, kernel, linked, prange, read_rows
+from .ahead import prefetch_four, prefetch_last, prefetch_two, reads_on
 from .channels import put_affines, put_gradients
+from .partition import row
 from .pointwise import LONG, SPAN, finish, nothing, put, slope
 from .vectors import fence, fma, in_order, lanes, load, load_part, splat, store_part, stream, until_aligned
 
@@ -81,14 +82,14 @@ def normalize_run(x, y, k, m, n, high, a, b, ahead, streamed, late):
 
 
 @inner
-def normalize_planes(x, y, table, n_outer, n_channels, n_inner, x0, xo, xc, y0, yo, yc, far, streamed):
+def normalize_planes(x, y, table, grid, n_outer, n_channels, n_inner, x0, xo, xc, y0, yo, yc, streamed):
     """All planes of neighbouring channels, those first that the sums have read last: they are in cache.
 
-    With channels of 3 MB a training forward takes 0.85 of the time that the order of memory takes. Where `far`, as many
-    channels as these are asked for, those that follow.
+    With channels of 3 MB a training forward takes 0.85 of the time that the order of memory takes. As many
+    channels are asked for meanwhile, those that follow, where that pays.
     """
     late = nothing(x, y0)
-    ahead = n_channels * xc if far else 0
+    ahead = n_channels * xc if reads_on(x, grid, 1) else 0
     for o in range(n_outer - 1, -1, -1):
         for c in range(n_channels):
             high, a, b = splat(x, table[c]), splat(x, table[n_channels + c]), splat(x, table[2 * n_channels + c])
@@ -128,23 +129,56 @@ def stream_run(stage, k, y, m, n):
         store_part(y, m, load_part(stage, k, stop - m, zero), stop - m)
 
 
-@inner
-def normalize_short(x, y, stage, table, n_outer, n_channels, n_inner, x0, xo, xc, y0, yo, yc, far, streamed):
-    """As `normalize_planes`, for short planes, which are streamed by way of scratch if they lie side by side in y.
+@linked
+def normalize_long(x, y, table, grid, first, width, streamed):
+    """y of `width` channels from `first` on."""
+    n_outer, _, n_inner = row(grid, 0)
+    x0, xo, xc = row(grid, 1)
+    y0, yo, yc = row(grid, 2)
+    k, m = x0 + first * xc, y0 + first * yc
+    normalize_planes(x, y, table, grid, n_outer, width, n_inner, k, xo, xc, m, yo, yc, streamed)
+
+
+@linked
+def normalize_short(x, y, stage, table, grid, first, width, streamed):
+    """As `normalize_long`, for short planes, which are streamed by way of scratch if they lie side by side in y.
 
     A plane of 7x7 has two whole lines, 14x14 has eleven, and parts at both ends, for which their lines are read first.
     Training passes over 25 MB in planes of 14x14 took 0.77 of the time, of 7x7 0.88.
     """
+    n_outer, _, n_inner = row(grid, 0)
+    x0, xo, xc = row(grid, 1)
+    y0, yo, yc = row(grid, 2)
     staged = streamed and yc == n_inner
     turns, rows, target = (n_outer, np.int64(1), stage) if staged else (np.int64(1), n_outer, y)
     for turn in range(turns - 1, -1, -1):
-        k, m = x0 + turn * xo, y0 + turn * yo
+        k, m = x0 + first * xc + turn * xo, y0 + first * yc + turn * yo
         at = staging_start(stage, y, m) if staged else m
         by_plane = streamed and not staged
-        normalize_planes(x, target, table, rows, n_channels, n_inner, k, xo, xc, at, yo, yc, far, by_plane)
+        normalize_planes(x, target, table, grid, rows, width, n_inner, k, xo, xc, at, yo, yc, by_plane)
         if staged:
-            stream_run(stage, at, y, m, n_channels * n_inner)
+            stream_run(stage, at, y, m, width * n_inner)
     if staged:
+        fence()
+
+
+@linked
+def normalize_span(x, y, table, n_planes, n_channels, n_inner, x0, xo, xc, y0, yo, yc, item, streamed):
+    """All of one work item."""
+    first, last, i, n = span(item, n_planes, n_inner)
+    o = first // n_channels
+    c = first - o * n_channels
+    late = nothing(x, y0)
+    for _ in range(first, last):
+        high, a, b = splat(x, table[c]), splat(x, table[n_channels + c]), splat(x, table[2 * n_channels + c])
+        k, m = x0 + o * xo + c * xc + i, y0 + o * yo + c * yc + i
+        late = normalize_run(x, y, k, m, n, high, a, b, 0, streamed, late)
+        c += 1
+        if c == n_channels:
+            c = 0
+            o += 1
+    finish(y, late)
+    if streamed:
         fence()
 
 
@@ -162,21 +196,7 @@ def normalize_channels_first(
     read_rows(given, (mean, var, weight, bias))
     put_affines(x, given[0], given[1], given[2], given[3], eps, 0, n_channels, table, 0, n_channels)
     for index in prange(n_spans(n_planes, n_inner)):
-        first, last, i, n = span(np.int64(index), n_planes, n_inner)
-        o = first // n_channels
-        c = first - o * n_channels
-        late = nothing(x, y0)
-        for _ in range(first, last):
-            high, a, b = splat(x, table[c]), splat(x, table[n_channels + c]), splat(x, table[2 * n_channels + c])
-            k, m = x0 + o * xo + c * xc + i, y0 + o * yo + c * yc + i
-            late = normalize_run(x, y, k, m, n, high, a, b, 0, streamed, late)
-            c += 1
-            if c == n_channels:
-                c = 0
-                o += 1
-        finish(y, late)
-        if streamed:
-            fence()
+        normalize_span(x, y, table, n_planes, n_channels, n_inner, x0, xo, xc, y0, yo, yc, np.int64(index), streamed)
 
 
 @inline
@@ -236,10 +256,10 @@ def gradient_run(dy, x, dx, g, k, m, n, x_high, g_high, r, a, b, d, g_ahead, x_a
 
 
 @inner
-def gradient_planes(dy, x, dx, table, n_outer, n_channels, n_inner, g0, go, gc, x0, xo, xc, d0, do, dc, far, streamed):
+def gradient_planes(dy, x, dx, table, grid, n_outer, n_channels, n_inner, g0, go, gc, x0, xo, xc, d0, do, dc, streamed):
     """All planes of neighbouring channels, as in `normalize_planes`."""
     late = nothing(x, d0)
-    g_ahead, x_ahead = (n_channels * gc, n_channels * xc) if far else (0, 0)
+    g_ahead, x_ahead = (n_channels * gc, n_channels * xc) if reads_on(x, grid, 2) else (0, 0)
     for o in range(n_outer - 1, -1, -1):
         for c in range(n_channels):
             x_high, g_high = splat(x, table[c]), splat(x, table[n_channels + c])
@@ -254,23 +274,56 @@ def gradient_planes(dy, x, dx, table, n_outer, n_channels, n_inner, g0, go, gc, 
         fence()
 
 
-@inner
-def gradient_short(
-    dy, x, dx, stage, table, n_outer, n_channels, n_inner, g0, go, gc, x0, xo, xc, d0, do, dc, far, streamed
-):
-    """As `gradient_planes`, in the way of `normalize_short`."""
+@linked
+def gradient_long(dy, x, dx, table, grid, first, width, streamed):
+    """dx of `width` channels from `first` on."""
+    n_outer, _, n_inner = row(grid, 0)
+    g0, go, gc = row(grid, 1)
+    x0, xo, xc = row(grid, 2)
+    d0, do, dc = row(grid, 3)
+    g, k, m = g0 + first * gc, x0 + first * xc, d0 + first * dc
+    gradient_planes(dy, x, dx, table, grid, n_outer, width, n_inner, g, go, gc, k, xo, xc, m, do, dc, streamed)
+
+
+@linked
+def gradient_short(dy, x, dx, stage, table, grid, first, width, streamed):
+    """As `gradient_long`, in the way of `normalize_short`."""
+    n_outer, _, n_inner = row(grid, 0)
+    g0, go, gc = row(grid, 1)
+    x0, xo, xc = row(grid, 2)
+    d0, do, dc = row(grid, 3)
     staged = streamed and dc == n_inner
     turns, rows, target = (n_outer, np.int64(1), stage) if staged else (np.int64(1), n_outer, dx)
     for turn in range(turns - 1, -1, -1):
-        g, k, m = g0 + turn * go, x0 + turn * xo, d0 + turn * do
+        g, k, m = g0 + first * gc + turn * go, x0 + first * xc + turn * xo, d0 + first * dc + turn * do
         at = staging_start(stage, dx, m) if staged else m
         by_plane = streamed and not staged
-        gradient_planes(
-            dy, x, target, table, rows, n_channels, n_inner, g, go, gc, k, xo, xc, at, do, dc, far, by_plane
-        )
+        gradient_planes(dy, x, target, table, grid, rows, width, n_inner, g, go, gc, k, xo, xc, at, do, dc, by_plane)
         if staged:
-            stream_run(stage, at, dx, m, n_channels * n_inner)
+            stream_run(stage, at, dx, m, width * n_inner)
     if staged:
+        fence()
+
+
+@linked
+def gradient_span(dy, x, dx, table, n_planes, n_channels, n_inner, g0, go, gc, x0, xo, xc, d0, do, dc, item, streamed):
+    """All of one work item."""
+    first, last, i, n = span(item, n_planes, n_inner)
+    o = first // n_channels
+    c = first - o * n_channels
+    late = nothing(x, d0)
+    for _ in range(first, last):
+        x_high, g_high = splat(x, table[c]), splat(x, table[n_channels + c])
+        r, a = splat(x, table[2 * n_channels + c]), splat(x, table[3 * n_channels + c])
+        b, d = splat(x, table[4 * n_channels + c]), splat(x, table[5 * n_channels + c])
+        g, k, m = g0 + o * go + c * gc + i, x0 + o * xo + c * xc + i, d0 + o * do + c * dc + i
+        late = gradient_run(dy, x, dx, g, k, m, n, x_high, g_high, r, a, b, d, 0, 0, streamed, late)
+        c += 1
+        if c == n_channels:
+            c = 0
+            o += 1
+    finish(dx, late)
+    if streamed:
         fence()
 
 
@@ -298,20 +351,7 @@ def backward_elemt_channels_first(
     read_rows(given, (mean, invstd, weight))
     put_gradients(x, given[0], given[1], given[2], sums, 0, n_channels, count, table, 0, n_channels)
     for index in prange(n_spans(n_planes, n_inner)):
-        first, last, i, n = span(np.int64(index), n_planes, n_inner)
-        o = first // n_channels
-        c = first - o * n_channels
-        late = nothing(x, d0)
-        for _ in range(first, last):
-            x_high, g_high = splat(x, table[c]), splat(x, table[n_channels + c])
-            r, a = splat(x, table[2 * n_channels + c]), splat(x, table[3 * n_channels + c])
-            b, d = splat(x, table[4 * n_channels + c]), splat(x, table[5 * n_channels + c])
-            g, k, m = g0 + o * go + c * gc + i, x0 + o * xo + c * xc + i, d0 + o * do + c * dc + i
-            late = gradient_run(dy, x, dx, g, k, m, n, x_high, g_high, r, a, b, d, 0, 0, streamed, late)
-            c += 1
-            if c == n_channels:
-                c = 0
-                o += 1
-        finish(dx, late)
-        if streamed:
-            fence()
+        item = np.int64(index)
+        gradient_span(
+            dy, x, dx, table, n_planes, n_channels, n_inner, g0, go, gc, x0, xo, xc, d0, do, dc, item, streamed
+        )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._compile import Grid, In, Out, Row, Table, inline, inner, kernel, prange, read_rows, row, unfold
+from .._compile import Grid, In, Out, Row, Table, inline, inner, kernel, linked, prange, read_rows
 from .ahead import UNDER_WAY
 from .channels import put_affines, put_gradients, repeat, row_size, spread, spread_from, table_start
+from .partition import row
 from .pointwise import SPAN, put, slope
 from .vectors import fence, fma, lanes, load, load_part, prefetch, splat, store_part, until_aligned
 
@@ -102,7 +103,7 @@ def row_cuts(n_rows, n_channels):
     return max(1, min(n_rows, n_rows * n_channels // SPAN))
 
 
-@unfold
+@linked
 def normalize_cut(x, y, table, x0, xo, y0, yo, n_rows, n_channels, cut, cuts, streamed):
     """One of the cuts of all rows."""
     first = n_rows * cut // cuts
@@ -230,7 +231,7 @@ def gradient_rows(dy, x, dx, table, g, g_stride, k, x_stride, m, d_stride, n_row
             )
 
 
-@unfold
+@linked
 def gradient_cut(dy, x, dx, table, g0, go, x0, xo, d0, do, n_rows, n_channels, cut, cuts, streamed):
     """One of the cuts of all rows."""
     first = n_rows * cut // cuts

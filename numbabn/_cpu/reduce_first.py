@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._compile import Grid, In, Row, Table, inner, kernel, prange, read_rows, row
+from .._compile import Grid, In, Row, Table, inner, kernel, prange, read_rows
 from .._geometry import M2, MEAN, SUM_DY, SUM_DY_XMU
 from .channels import put_grad_weights
-from .partition import channel_parts, merge, n_groups, part_range
+from .partition import channel_parts, merge, n_groups, part_range, row
 from .reduce_long import part_dots, part_moments, plain_mean
 from .reduce_short import narrow_size, short_dots, short_group, short_moments, short_parts, wide_size
 

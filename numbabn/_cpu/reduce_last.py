@@ -10,10 +10,10 @@ import math
 
 import numpy as np
 
-from .._compile import Grid, In, Row, Table, inner, kernel, prange, read_rows, row, unfold
+from .._compile import Grid, In, Row, Table, inner, kernel, linked, prange, read_rows
 from .._geometry import M2, MEAN, SUM_DY, SUM_DY_XMU
 from .channels import put_grad_weights, wide_part
-from .partition import LEAST, ROWS, merge, part_range, row_parts
+from .partition import LEAST, ROWS, merge, part_range, row, row_parts
 from .reduce_rows import add_moments, rows_dots, rows_moments, whole_size
 from .vectors import cast, lanes, load, splat, store_part
 
@@ -120,7 +120,7 @@ def rows_plan(x, n_outer, n_channels, gaps):
     return abreast, n_rows, n_columns, parts, width, n_panels(n_columns, width)
 
 
-@unfold
+@linked
 def moments_item(x, x0, stride, n_rows, n_columns, parts, width, item, sums, partial):
     """Moments of one part of one panel, to its place in `partial`; `sums` is scratch for four rows."""
     part, c0, columns = panel_of(item, n_columns, width)
@@ -128,7 +128,7 @@ def moments_item(x, x0, stride, n_rows, n_columns, parts, width, item, sums, par
     rows_moments(x, x0 + c0, stride, first, last, columns, sums, partial, item * 2 * width)
 
 
-@unfold
+@linked
 def moments_panel(x, x0, xo, n_outer, abreast, n_columns, parts, width, panel, partial, stats):
     """MEAN and M2 of a panel's channels from its parts."""
     at, ahead = panel * 2 * width, n_panels(n_columns, width) * 2 * width
@@ -172,7 +172,7 @@ def store_dots(dy, x, mean, g0, go, x0, xo, n_rows, abreast, c0, width, parts, p
         store_part(sums[SUM_DY_XMU], i, t, n)
 
 
-@unfold
+@linked
 def dots_item(dy, x, mean, g0, go, x0, xo, abreast, n_rows, n_columns, parts, width, item, scratch, partial):
     """Both sums of one part of one panel, to its place in `partial`; `scratch` is for two rows."""
     part, c0, columns = panel_of(item, n_columns, width)
@@ -181,7 +181,7 @@ def dots_item(dy, x, mean, g0, go, x0, xo, abreast, n_rows, n_columns, parts, wi
     rows_dots(dy, x, mean, columns // abreast, c0, columns, g, go, k, xo, first, last, scratch, partial, at)
 
 
-@unfold
+@linked
 def dots_panel(dy, x, mean, invstd, g0, go, x0, xo, n_outer, abreast, n_columns, parts, width, panel, partial, sums):
     """All sums of a panel's channels from its parts."""
     at, ahead = panel * 2 * width, n_panels(n_columns, width) * 2 * width

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from .._compile import inner
+from .._compile import inner, linked
 from .ahead import planes_ahead, prefetch_four
 from .partition import CHUNK, STRIP, in_range, merge, part_range
 from .vectors import cast, fma, hsum, lanes, load, load_part, prefetch, rounded, splat
@@ -118,7 +118,7 @@ def retaken_chunk(x, start, stride, n_inner, begin, end):
     return wide_moments(x, near, start, stride, n_inner, begin, end)
 
 
-@inner
+@linked
 def part_moments(x, start, stride, n_outer, n_inner, part, parts, partial, at):
     """Count, mean and M2 of one part of a channel, to partial[at].
 
@@ -214,7 +214,7 @@ def chunk_dots(dy, x, mean, g_start, g_stride, x_start, x_stride, n_outer, n_inn
     return hsum(s), hsum(t)
 
 
-@inner
+@linked
 def part_dots(dy, x, mean, g_start, g_stride, x_start, x_stride, n_outer, n_inner, part, parts, partial, at):
     """Both sums over one part of a channel, to partial[at]; the low part of the mean is taken off at the end."""
     begin, end = part_range(n_outer * n_inner, CHUNK, part, parts)

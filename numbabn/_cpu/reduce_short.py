@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._compile import inner, row, unfold
-from .partition import CHUNK, merge, n_parts, part_range
+from .._compile import inner, linked
+from .partition import CHUNK, merge, n_parts, part_range, row
 from .reduce_long import chunk_of_sums, deviations, retaken_chunk
 from .vectors import cast, fma, hsum, lanes, load, load_part, prefetch, rounded, splat, store, store_part
 
@@ -156,7 +156,7 @@ def pilot_mean(x, k, stride, n_inner, n_planes):
     return hsum(s) / (n_planes * n)
 
 
-@unfold
+@linked
 def short_moments(x, grid, first, width, part, parts, narrow, wide, partial, at):
     """Count, mean and M2 of one part of `width` channels from `first` on, to partial[at:], one `parts` after another.
 
@@ -236,7 +236,7 @@ def add_row_dots(dy, x, g_start, g_stride, gc, x_start, x_stride, xc, n_planes, 
                 store(narrow, k + 2 * size, t)
 
 
-@unfold
+@linked
 def short_dots(dy, x, mean, grid, first, width, part, parts, narrow, wide, partial, at):
     """Both sums over one part of `width` channels from `first` on, to partial[at:], a channel `parts` after another.
 
