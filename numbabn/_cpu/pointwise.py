@@ -14,8 +14,6 @@ twice, the second time for nothing.
 
 from __future__ import annotations
 
-import numpy as np
-
 from .._compile import inline, inner
 from .vectors import fma, splat, store, store_part, stream
 
@@ -45,8 +43,8 @@ def finish(y, late):
 
 @inner
 def nothing(x, m):
-    """What `finish` has nothing to do for. Its number is no literal: for one Numba compiles all that takes it again."""
-    return splat(x, 0.0), m, np.int64(0)
+    """What `finish` has nothing to do for."""
+    return splat(x, 0.0), m, 0
 
 
 @inline

@@ -150,7 +150,7 @@ def normalize_short(x, y, stage, table, grid, first, width, streamed):
     x0, xo, xc = row(grid, 1)
     y0, yo, yc = row(grid, 2)
     staged = streamed and yc == n_inner
-    turns, rows, target = (n_outer, np.int64(1), stage) if staged else (np.int64(1), n_outer, y)
+    turns, rows, target = (n_outer, 1, stage) if staged else (1, n_outer, y)
     for turn in range(turns - 1, -1, -1):
         k, m = x0 + first * xc + turn * xo, y0 + first * yc + turn * yo
         at = staging_start(stage, y, m) if staged else m
@@ -293,7 +293,7 @@ def gradient_short(dy, x, dx, stage, table, grid, first, width, streamed):
     x0, xo, xc = row(grid, 2)
     d0, do, dc = row(grid, 3)
     staged = streamed and dc == n_inner
-    turns, rows, target = (n_outer, np.int64(1), stage) if staged else (np.int64(1), n_outer, dx)
+    turns, rows, target = (n_outer, 1, stage) if staged else (1, n_outer, dx)
     for turn in range(turns - 1, -1, -1):
         g, k, m = g0 + first * gc + turn * go, x0 + first * xc + turn * xo, d0 + first * dc + turn * do
         at = staging_start(stage, dx, m) if staged else m

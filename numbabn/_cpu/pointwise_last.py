@@ -68,7 +68,7 @@ def normalize_four(x, y, table, k, x_stride, m, y_stride, width, streamed):
     """Four rows of `width` channels, two vectors or more, with coefficients that are loaded once for all four."""
     step, size = lanes(x), row_size(x, width)
     c, last = until_aligned(y, m), width - step
-    normalize_part(x, y, table, size, np.int64(0), c, k, x_stride, m, y_stride)
+    normalize_part(x, y, table, size, 0, c, k, x_stride, m, y_stride)
     v0, v1, v2, v3 = load_four(x, k + c, x_stride)
     while c <= last:
         w0, w1, w2, w3 = load_four(x, k + min(c + step, last), x_stride)
@@ -152,7 +152,7 @@ def gradient_cycle(dy, x, dx, table, g, k, m, n, width, streamed):
     size = row_size(x, width)
     zero = splat(x, 0.0)
     stop = k + n
-    c = np.int64(0)
+    c = 0
     r = min(n, until_aligned(dx, m))
     if r > 0:
         store_part(dx, m, gradient_at(table, c, size, load_part(dy, g, r, zero), load_part(x, k, r, zero)), r)
@@ -194,7 +194,7 @@ def gradient_four(dy, x, dx, table, g, g_stride, k, x_stride, m, d_stride, width
     """Four rows of `width` channels, as in `normalize_four`."""
     step, size = lanes(x), row_size(x, width)
     c, last = until_aligned(dx, m), width - step
-    gradient_part(dy, x, dx, table, size, np.int64(0), c, g, g_stride, k, x_stride, m, d_stride)
+    gradient_part(dy, x, dx, table, size, 0, c, g, g_stride, k, x_stride, m, d_stride)
     g0, g1, g2, g3 = load_four(dy, g + c, g_stride)
     v0, v1, v2, v3 = load_four(x, k + c, x_stride)
     while c <= last:

@@ -147,7 +147,7 @@ def part_moments(x, start, stride, n_outer, n_inner, part, parts, partial, at):
 def plain_mean(x, mean, start, stride, n_outer, n_inner):
     """The mean, unless differences of infinities made it NaN: then sum / n, which keeps infinities of one sign."""
     if math.isnan(mean):
-        mean, _ = wide_moments(x, 0.0, start, stride, n_inner, np.int64(0), n_outer * n_inner)
+        mean, _ = wide_moments(x, 0.0, start, stride, n_inner, 0, n_outer * n_inner)
     return mean
 
 

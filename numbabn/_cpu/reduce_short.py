@@ -65,7 +65,7 @@ def wide_size(x, width):
 @inner
 def runs(side_by_side, width, n_inner):
     """How many runs of columns lie without gaps, and how long they are."""
-    return (np.int64(1), width * n_inner) if side_by_side else (width, n_inner)
+    return (1, width * n_inner) if side_by_side else (width, n_inner)
 
 
 @inner
