@@ -85,8 +85,8 @@ def normalize_run(x, y, k, m, n, high, a, b, ahead, streamed, late):
 def normalize_planes(x, y, table, grid, n_outer, n_channels, n_inner, x0, xo, xc, y0, yo, yc, streamed):
     """All planes of neighbouring channels, those first that the sums have read last: they are in cache.
 
-    With channels of 3 MB a training forward takes 0.85 of the time that the order of memory takes. As many
-    channels are asked for meanwhile, those that follow, where that pays.
+    With channels of 3 MB a training forward takes 0.85 of the time that the order of memory takes. Where that pays, as
+    many channels are asked for meanwhile, those that follow.
     """
     late = nothing(x, y0)
     ahead = n_channels * xc if reads_on(x, grid, 1) else 0
