@@ -163,9 +163,12 @@ def normalize_short(x, y, stage, table, grid, first, width, streamed):
 
 
 @linked
-def normalize_span(x, y, table, n_planes, n_channels, n_inner, x0, xo, xc, y0, yo, yc, item, streamed):
-    """All of one work item."""
-    first, last, i, n = span(item, n_planes, n_inner)
+def normalize_span(x, y, table, grid, item, streamed):
+    """y of the planes, or the piece of a plane, that are one work item."""
+    n_outer, n_channels, n_inner = row(grid, 0)
+    x0, xo, xc = row(grid, 1)
+    y0, yo, yc = row(grid, 2)
+    first, last, i, n = span(item, n_outer * n_channels, n_inner)
     o = first // n_channels
     c = first - o * n_channels
     late = nothing(x, y0)
@@ -188,15 +191,12 @@ def normalize_channels_first(
 ) -> None:
     """y = (x - mean) * weight / sqrt(var + eps) + bias; moves 2 elements' bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
-    x0, xo, xc = row(grid, 1)
-    y0, yo, yc = row(grid, 2)
-    n_planes = n_outer * n_channels
     table = np.empty(3 * n_channels, x.dtype)
     given = np.empty((4, n_channels))
     read_rows(given, (mean, var, weight, bias))
     put_affines(x, given[0], given[1], given[2], given[3], eps, 0, n_channels, table, 0, n_channels)
-    for index in prange(n_spans(n_planes, n_inner)):
-        normalize_span(x, y, table, n_planes, n_channels, n_inner, x0, xo, xc, y0, yo, yc, np.int64(index), streamed)
+    for index in prange(n_spans(n_outer * n_channels, n_inner)):
+        normalize_span(x, y, table, grid, np.int64(index), streamed)
 
 
 @inline
@@ -306,9 +306,13 @@ def gradient_short(dy, x, dx, stage, table, grid, first, width, streamed):
 
 
 @linked
-def gradient_span(dy, x, dx, table, n_planes, n_channels, n_inner, g0, go, gc, x0, xo, xc, d0, do, dc, item, streamed):
-    """All of one work item."""
-    first, last, i, n = span(item, n_planes, n_inner)
+def gradient_span(dy, x, dx, table, grid, item, streamed):
+    """dx of one work item, as in `normalize_span`."""
+    n_outer, n_channels, n_inner = row(grid, 0)
+    g0, go, gc = row(grid, 1)
+    x0, xo, xc = row(grid, 2)
+    d0, do, dc = row(grid, 3)
+    first, last, i, n = span(item, n_outer * n_channels, n_inner)
     o = first // n_channels
     c = first - o * n_channels
     late = nothing(x, d0)
@@ -342,16 +346,9 @@ def backward_elemt_channels_first(
 ) -> None:
     """dx from dy, x and the two sums over `count` elements a channel; moves 3 elements' bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
-    g0, go, gc = row(grid, 1)
-    x0, xo, xc = row(grid, 2)
-    d0, do, dc = row(grid, 3)
-    n_planes = n_outer * n_channels
     table = np.empty(6 * n_channels, x.dtype)
     given = np.empty((3, n_channels))
     read_rows(given, (mean, invstd, weight))
     put_gradients(x, given[0], given[1], given[2], sums, 0, n_channels, count, table, 0, n_channels)
-    for index in prange(n_spans(n_planes, n_inner)):
-        item = np.int64(index)
-        gradient_span(
-            dy, x, dx, table, n_planes, n_channels, n_inner, g0, go, gc, x0, xo, xc, d0, do, dc, item, streamed
-        )
+    for index in prange(n_spans(n_outer * n_channels, n_inner)):
+        gradient_span(dy, x, dx, table, grid, np.int64(index), streamed)
