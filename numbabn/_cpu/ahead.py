@@ -15,6 +15,8 @@ NEAR = 1024  # elements, 4 KB of float32: at least as far ahead in planes that a
 FAR = 8192  # elements of the longest plane that is brought into cache while the one before it is read
 HALF_A_MEGABYTE = 1 << 19
 UNDER_WAY = 8192  # bytes of rows from what is read to what is asked for
+PAGE = 4096  # bytes apart, lines have the same place in L1
+FURTHER_ON = 512  # bytes from what is read of a row to what is asked for in the same row
 LAST_LEVEL = 1 << 24  # bytes of inputs that a last-level cache may still hold
 SECOND_LEVEL = second_level() or 1 << 20  # bytes of a channel that may stay in cache; the same for all of a processor's
 # name, by which compiled code is kept
@@ -55,9 +57,28 @@ def planes_ahead(o, n_outer, n_inner):
 
 
 @inner
-def rows_ahead(x, width, least):
-    """Rows of `width` columns from the ones that are summed to what is asked for meanwhile."""
-    return max(least, UNDER_WAY // (width * x.itemsize))
+def rows_ahead(x, width, stride, taken):
+    """How far ahead rows are asked for that are summed `taken` at a time, a vector of `width` columns after the other.
+
+    The column where that changes, elements ahead before it, and from it on. It is the same column of later rows, but
+    where rows lie a multiple of 4 KB apart: all have their lines in one place of L1, which holds eight. With as many
+    asked for as are read, sums over 4,096 channels in cache took 1.5 times as long as with lines further on in the same
+    rows, beyond cache 1.05 to 1.1 times.
+    """
+    if stride * x.itemsize % PAGE == 0:
+        columns = min(width, FURTHER_ON // x.itemsize)
+        return width - columns, columns, taken * stride + columns - width
+    rows = max(taken, UNDER_WAY // (width * x.itemsize)) * stride
+    return width, rows, rows
+
+
+@inner
+def prefetch_rows(x, k, c, stride, taken, ahead):
+    """Ask for a vector of as many rows as are `taken` at column c of those from x[k:] on, as `rows_ahead` says."""
+    turn, before, after = ahead
+    k += c + (before if c < turn else after)
+    for r in range(taken):
+        prefetch(x, k + r * stride)
 
 
 @inner

@@ -1,7 +1,8 @@
 """How elements are cut, by the shape alone, so that any number of threads gives the same bits.
 
 Inside a chunk, which stays in L1 or L2, sums run in the array's own dtype over a fixed number of lanes. Between chunks
-they are float64. A part is a run of chunks; parts are worked on in any order and merged in theirs.
+they are float64. A part is a run of chunks, the last of which may be shorter; parts are worked on in any order and
+merged in theirs.
 """
 
 from __future__ import annotations
@@ -62,6 +63,16 @@ def part_range(size, chunk, part, parts):
     """First and last of `size` elements, rows or channels that a part takes: whole chunks."""
     n_chunks = (size + chunk - 1) // chunk
     return n_chunks * part // parts * chunk, min(size, n_chunks * (part + 1) // parts * chunk)
+
+
+@inner
+def rows_range(n_rows, part, parts):
+    """First and last row of a part: to 32 rows as many as in the others.
+
+    Of 196 rows, whole chunks gave one thread 128 and the other 68: passes over them took 1.1 to 1.4 times as long. Of
+    3,136 rows, parts to 32 or to eight rows end with short chunks: moments in cache take 1.07 and 1.1 times as long.
+    """
+    return part_range(n_rows, ROWS // 4, part, parts)
 
 
 @inner

@@ -13,7 +13,7 @@ import numpy as np
 from .._compile import Grid, In, Row, Table, inner, kernel, linked, prange, read_rows
 from .._geometry import M2, MEAN, SUM_DY, SUM_DY_XMU
 from .channels import put_grad_weights, wide_part
-from .partition import LEAST, ROWS, merge, part_range, row, row_parts
+from .partition import LEAST, ROWS, merge, row, row_parts, rows_range
 from .reduce_rows import add_moments, rows_dots, rows_moments, whole_size
 from .vectors import cast, lanes, load, splat, store_part
 
@@ -71,7 +71,7 @@ def channels_of_panel(panel, n_columns, width, abreast):
 def merge_rows(partial, at, ahead, size, n_rows, parts):
     """Merge mean and M2 of all parts, rows of `size`, each `ahead` further than the one before, in their order."""
     for part in range(1, parts):
-        first, last = part_range(n_rows, ROWS, part, parts)
+        first, last = rows_range(n_rows, part, parts)
         k = at + part * ahead
         for c in range(0, size, lanes(partial)):
             mean, m2 = load(partial, k + c), load(partial, k + size + c)
@@ -124,7 +124,7 @@ def rows_plan(x, n_outer, n_channels, gaps):
 def moments_item(x, x0, stride, n_rows, n_columns, parts, width, item, sums, partial):
     """Moments of one part of one panel, to its place in `partial`; `sums` is scratch for four rows."""
     part, c0, columns = panel_of(item, n_columns, width)
-    first, last = part_range(n_rows, ROWS, part, parts)
+    first, last = rows_range(n_rows, part, parts)
     rows_moments(x, x0 + c0, stride, first, last, columns, sums, partial, item * 2 * width)
 
 
@@ -176,7 +176,7 @@ def store_dots(dy, x, mean, g0, go, x0, xo, n_rows, abreast, c0, width, parts, p
 def dots_item(dy, x, mean, g0, go, x0, xo, abreast, n_rows, n_columns, parts, width, item, scratch, partial):
     """Both sums of one part of one panel, to its place in `partial`; `scratch` is for two rows."""
     part, c0, columns = panel_of(item, n_columns, width)
-    first, last = part_range(n_rows, ROWS, part, parts)
+    first, last = rows_range(n_rows, part, parts)
     g, k, at = g0 + c0, x0 + c0, item * 2 * width
     rows_dots(dy, x, mean, columns // abreast, c0, columns, g, go, k, xo, first, last, scratch, partial, at)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from .._compile import inner
-from .ahead import rows_ahead
+from .ahead import prefetch_rows, rows_ahead
 from .channels import wide_part
 from .partition import HIGH, LOW, ROWS
 from .vectors import (
@@ -20,7 +20,6 @@ from .vectors import (
     load,
     load_like,
     load_part,
-    prefetch,
     splat,
     store,
     store_part,
@@ -64,10 +63,9 @@ def four_deviations(x, k, stride, n, pivot):
 
 @inner
 def add_eight(x, k, stride, size, c, n, ahead, sums):
-    """Add eight rows of n <= lanes columns to the chunk's sums, and ask for eight that are `ahead` rows later."""
+    """Add eight rows of n <= lanes columns to the chunk's sums, and ask for eight lines that come later."""
     pivot = load(sums, c)
-    for r in range(ahead, ahead + 8):
-        prefetch(x, k + c + r * stride)
+    prefetch_rows(x, k, c, stride, 8, ahead)
     s0, q0 = four_deviations(x, k + c, stride, n, pivot)
     s1, q1 = four_deviations(x, k + c + 4 * stride, stride, n, pivot)
     store(sums, size + c, load(sums, size + c) + (s0 + s1))
@@ -83,7 +81,7 @@ def rows_deviations(x, k, stride, n_rows, width, sums):
     step, size = lanes(x), whole_size(x, width)
     zero = splat(x, 0.0)
     whole = width // step * step
-    ahead = rows_ahead(x, width, 8)
+    ahead = rows_ahead(x, size, stride, 8)
     for c in range(size, 3 * size, step):
         store(sums, c, zero)
     for _ in range(n_rows // 8):
@@ -207,15 +205,14 @@ def two_dots(dy, x, g, go, k, xo, n, center):
 
 
 @inner
-def add_four_dots(dy, x, g, go, k, xo, size, c, n, ahead, scratch, partial, at):
-    """Add four rows of n <= lanes columns to the chunk's sums, and ask for four that are `ahead` rows later.
+def add_four_dots(dy, x, g, go, k, xo, size, c, n, dy_ahead, x_ahead, scratch, partial, at):
+    """Add four rows of n <= lanes columns to the chunk's sums, and ask for four lines of both that come later.
 
     Four rows of dy are added before they go to float64: with each converted, sums in cache took 1.2 times as long.
     """
     center = load(scratch, c)
-    for r in range(ahead, ahead + 4):
-        prefetch(x, k + c + r * xo)
-        prefetch(dy, g + c + r * go)
+    prefetch_rows(x, k, c, xo, 4, x_ahead)
+    prefetch_rows(dy, g, c, go, 4, dy_ahead)
     s0, t0 = two_dots(dy, x, g + c, go, k + c, xo, n, center)
     s1, t1 = two_dots(dy, x, g + c + 2 * go, go, k + c + 2 * xo, xo, n, center)
     store(scratch, size + c, load(scratch, size + c) + (t0 + t1))
@@ -232,14 +229,14 @@ def chunk_dots(dy, x, g, go, k, xo, n_rows, width, scratch, partial, at):
     step, size = lanes(x), whole_size(x, width)
     zero = splat(x, 0.0)
     whole = width // step * step
-    ahead = rows_ahead(x, width, 4)
+    dy_ahead, x_ahead = rows_ahead(dy, size, go, 4), rows_ahead(x, size, xo, 4)
     for c in range(size, 2 * size, step):
         store(scratch, c, zero)
     for _ in range(n_rows // 4):
         for c in range(0, whole, step):
-            add_four_dots(dy, x, g, go, k, xo, size, c, step, ahead, scratch, partial, at)
+            add_four_dots(dy, x, g, go, k, xo, size, c, step, dy_ahead, x_ahead, scratch, partial, at)
         if whole < width:
-            add_four_dots(dy, x, g, go, k, xo, size, whole, width - whole, ahead, scratch, partial, at)
+            add_four_dots(dy, x, g, go, k, xo, size, whole, width - whole, dy_ahead, x_ahead, scratch, partial, at)
         g += 4 * go
         k += 4 * xo
     for _ in range(n_rows % 4):
