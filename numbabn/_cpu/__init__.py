@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from .._caches import last_level, second_level
-from .._compile import In, Out, OutRow, Row, Table, kernel, threads_for
+from .._compile import In, Out, OutRow, Row, Table, threads_for
 from .._geometry import INVSTD, MEAN, Geometry
 from .._scalar import INVERTED
 from . import (
@@ -36,18 +36,18 @@ _SHORT = 320  # elements of the longest plane that is short, 17x17
 _SAMPLES = 32  # planes of a channel for which it pays to repeat its coefficients along a row
 _COLUMNS = 1 << 16  # of a row of fewer tiny planes
 _FEW = 4096  # elements of tiny planes that one launch takes no longer for than two
-_GROUP = 3 * (second_level() or 1 << 20)  # bytes of a group of channels with short planes: L2 and a little more
+_GROUP = 2 * (second_level() or 1 << 20)  # bytes of the least group of channels with short planes that is read twice
 
 
 def moments(x: In, stats: Table, geometry: Geometry) -> None:
     """MEAN and M2 of x."""
+    threads = threads_for(geometry.size)
     if geometry.channels_last:
-        which = reduce_last.moments_channels_last
+        reduce_last.moments_channels_last.on(threads, x)(x, stats, geometry.grid)
+    elif geometry.n_inner <= _SHORT:
+        reduce_first.moments_short_channels_first.on(threads, x)(x, stats, geometry.grid, threads)
     else:
-        which = _by_planes(
-            geometry, reduce_first.moments_short_channels_first, reduce_first.moments_long_channels_first
-        )
-    which.on(threads_for(geometry.size), x)(x, stats, geometry.grid)
+        reduce_first.moments_long_channels_first.on(threads, x)(x, stats, geometry.grid)
 
 
 def normalize(x: In, y: Out, mean: Row, invstd: Row, weight: Row, bias: Row, geometry: Geometry) -> None:
@@ -65,15 +65,14 @@ def infer(x: In, y: Out, mean: Row, var: Row, weight: Row, bias: Row, geometry: 
 
 def backward_reduce(dy: In, x: In, mean: Row, invstd: Row, sums: Table, geometry: Geometry) -> None:
     """SUM_DY, SUM_DY_XMU and GRAD_WEIGHT of dy and x."""
+    threads = threads_for(geometry.size)
+    given = dy, x, mean, invstd, sums, geometry.grid
     if geometry.channels_last:
-        which = reduce_last.backward_reduce_channels_last
+        reduce_last.backward_reduce_channels_last.on(threads, x)(*given)
+    elif geometry.n_inner <= _SHORT:
+        reduce_first.backward_reduce_short_channels_first.on(threads, x)(*given, threads)
     else:
-        which = _by_planes(
-            geometry,
-            reduce_first.backward_reduce_short_channels_first,
-            reduce_first.backward_reduce_long_channels_first,
-        )
-    which.on(threads_for(geometry.size), x)(dy, x, mean, invstd, sums, geometry.grid)
+        reduce_first.backward_reduce_long_channels_first.on(threads, x)(*given)
 
 
 def backward_elemt(
@@ -116,12 +115,14 @@ def forward(
         normalize(x, y, stats[MEAN], stats[INVSTD], weight, bias, geometry)
         return
     streamed = 2 * y.nbytes >= _STREAM_WHOLE and not np.may_share_memory(y, x)
-    given = x, y, weight, bias, running_mean, running_var, stats, geometry.grid, eps, momentum, ddof, streamed
+    given = x, y, weight, bias, running_mean, running_var, stats, geometry.grid, eps, momentum, ddof, streamed, threads
     if geometry.channels_last:
-        fused_last.forward_channels_last.on(threads, x)(*given, threads)
+        which = fused_last.forward_channels_last
+    elif geometry.n_inner <= _SHORT:
+        which = fused_first.forward_short_channels_first
     else:
-        which = _by_planes(geometry, fused_first.forward_short_channels_first, fused_first.forward_long_channels_first)
-        which.on(threads, x)(*given)
+        which = fused_first.forward_long_channels_first
+    which.on(threads, x)(*given)
 
 
 def finish(
@@ -139,19 +140,14 @@ def backward(dy: In, x: In, dx: Out, mean: Row, invstd: Row, weight: Row, sums: 
         backward_elemt(dy, x, dx, mean, invstd, weight, sums, geometry, float(geometry.per_channel))
         return
     streamed = 3 * dx.nbytes >= _STREAM_WHOLE and not (np.may_share_memory(dx, dy) or np.may_share_memory(dx, x))
-    given = dy, x, dx, mean, invstd, weight, sums, geometry.grid, streamed
+    given = dy, x, dx, mean, invstd, weight, sums, geometry.grid, streamed, threads
     if geometry.channels_last:
-        fused_last.backward_channels_last.on(threads, x)(*given, threads)
+        which = fused_last.backward_channels_last
+    elif geometry.n_inner <= _SHORT:
+        which = fused_first.backward_short_channels_first
     else:
-        which = _by_planes(
-            geometry, fused_first.backward_short_channels_first, fused_first.backward_long_channels_first
-        )
-        which.on(threads, x)(*given)
-
-
-def _by_planes(geometry: Geometry, short: kernel, long: kernel) -> kernel:
-    """The kernel for planes that are short, or the one for all others."""
-    return short if geometry.n_inner <= _SHORT else long
+        which = fused_first.backward_long_channels_first
+    which.on(threads, x)(*given)
 
 
 def _pays_along_rows(geometry: Geometry) -> bool:
@@ -172,8 +168,9 @@ def _pays_along_rows(geometry: Geometry) -> bool:
 def _in_one_pass(x: In, geometry: Geometry, threads: int) -> bool:
     """Whether one pass channel by channel beats two over the array: channels are enough for all, and fit in L2.
 
-    Short planes are taken in groups. With 8 MB a group, a training forward over 205 MB in planes of 7x7 took 1.25 times
-    as long in one pass as in two; with a second-level cache of half a megabyte, 1.05 times with 2 MB, a backward 1.2.
+    Short planes are taken in groups. With a second-level cache of half a megabyte and 1.5 MB a group, a training
+    forward over 77 MB in planes of 7x7 took 1.1 to 1.25 times as long in one pass as in two, a backward 1.15 times;
+    with 1 MB, about as long.
     """
     if threads > 1 and geometry.n_channels < 4 * threads:
         return False

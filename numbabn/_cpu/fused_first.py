@@ -16,7 +16,7 @@ from .partition import channel_parts, n_groups, part_range, row
 from .pointwise_first import gradient_long, gradient_short, normalize_long, normalize_short, staging_size
 from .reduce_first import store_dots, store_moments
 from .reduce_long import part_dots, part_moments
-from .reduce_short import narrow_size, short_dots, short_group, short_moments, short_parts, wide_size
+from .reduce_short import narrow_size, near_group, short_dots, short_moments, short_parts, wide_size
 from .vectors import plain
 
 GROUP = 1 << 16  # bytes of neighbouring channels that one work item takes, where a channel has less
@@ -51,12 +51,13 @@ def forward_long_channels_first(
     momentum: float,
     ddof: float,
     streamed: bool,
+    threads: int,
 ) -> None:
     """Training forward; moves 2 elements' bytes an element where a channel fits in cache, else 3."""
     n_outer, n_channels, n_inner = row(grid, 0)
     x0, xo, xc = row(grid, 1)
     count, parts = n_outer * n_inner, channel_parts(n_outer, n_inner)
-    groups = n_groups(n_channels, count, neighbours(count, x.itemsize))
+    groups = n_groups(n_channels, count, neighbours(count, x.itemsize), threads)
     given = np.empty((2, n_channels))
     read_rows(given, (weight, bias))
     means, invstds, weights, biases = stats[MEAN], stats[INVSTD], given[0], given[1]
@@ -87,11 +88,12 @@ def forward_short_channels_first(
     momentum: float,
     ddof: float,
     streamed: bool,
+    threads: int,
 ) -> None:
     """Training forward; moves 2 elements' bytes an element where a group of channels fits in cache, else 3."""
     n_outer, n_channels, n_inner = row(grid, 0)
     count, parts = n_outer * n_inner, short_parts(n_outer, n_inner)
-    groups = n_groups(n_channels, count, max(short_group(n_channels, n_inner), neighbours(count, x.itemsize)))
+    groups = n_groups(n_channels, count, near_group(x, n_inner, count * x.itemsize), threads)
     given = np.empty((2, n_channels))
     read_rows(given, (weight, bias))
     means, invstds, weights, biases = stats[MEAN], stats[INVSTD], given[0], given[1]
@@ -129,13 +131,14 @@ def backward_long_channels_first(
     sums: Table,
     grid: Grid,
     streamed: bool,
+    threads: int,
 ) -> None:
     """dx and the three sums; moves 3 elements' bytes an element where a channel fits in cache, else 5."""
     n_outer, n_channels, n_inner = row(grid, 0)
     g0, go, gc = row(grid, 1)
     x0, xo, xc = row(grid, 2)
     count, parts = n_outer * n_inner, channel_parts(n_outer, n_inner)
-    groups = n_groups(n_channels, count, neighbours(count, 2 * x.itemsize))
+    groups = n_groups(n_channels, count, neighbours(count, 2 * x.itemsize), threads)
     given = np.empty((3, n_channels))
     read_rows(given, (mean, invstd, weight))
     means, invstds, weights = given[0], given[1], given[2]
@@ -163,11 +166,12 @@ def backward_short_channels_first(
     sums: Table,
     grid: Grid,
     streamed: bool,
+    threads: int,
 ) -> None:
     """dx and the three sums; moves 3 elements' bytes an element where a group of channels fits in cache, else 5."""
     n_outer, n_channels, n_inner = row(grid, 0)
     count, parts = n_outer * n_inner, short_parts(n_outer, n_inner)
-    groups = n_groups(n_channels, count, max(short_group(n_channels, n_inner), neighbours(count, 2 * x.itemsize)))
+    groups = n_groups(n_channels, count, near_group(x, n_inner, count * 2 * x.itemsize), threads)
     given = np.empty((3, n_channels))
     read_rows(given, (mean, invstd, weight))
     means, invstds, weights = given[0], given[1], given[2]

@@ -14,7 +14,7 @@ from .._geometry import M2, MEAN, SUM_DY, SUM_DY_XMU
 from .channels import put_grad_weights
 from .partition import channel_parts, merge, n_groups, part_range, row
 from .reduce_long import part_dots, part_moments, plain_mean
-from .reduce_short import narrow_size, short_dots, short_group, short_moments, short_parts, wide_size
+from .reduce_short import long_group, narrow_size, short_dots, short_moments, short_parts, wide_size
 
 
 @inner
@@ -68,11 +68,11 @@ def moments_long_channels_first(x: In, stats: Table, grid: Grid) -> None:
 
 
 @kernel
-def moments_short_channels_first(x: In, stats: Table, grid: Grid) -> None:
+def moments_short_channels_first(x: In, stats: Table, grid: Grid, threads: int) -> None:
     """Mean and M2 of each channel; reads 1 element's bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
     parts = short_parts(n_outer, n_inner)
-    groups = n_groups(n_channels, n_outer * n_inner, short_group(n_channels, n_inner))
+    groups = n_groups(n_channels, n_outer * n_inner, long_group(x, n_inner), threads)
     partial = np.empty((n_channels * parts, 3))
     for index in prange(groups * parts):
         item = np.int64(index)
@@ -106,11 +106,13 @@ def backward_reduce_long_channels_first(dy: In, x: In, mean: Row, invstd: Row, s
 
 
 @kernel
-def backward_reduce_short_channels_first(dy: In, x: In, mean: Row, invstd: Row, sums: Table, grid: Grid) -> None:
+def backward_reduce_short_channels_first(
+    dy: In, x: In, mean: Row, invstd: Row, sums: Table, grid: Grid, threads: int
+) -> None:
     """The three sums of each channel; reads 2 elements' bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
     parts = short_parts(n_outer, n_inner)
-    groups = n_groups(n_channels, n_outer * n_inner, short_group(n_channels, n_inner))
+    groups = n_groups(n_channels, n_outer * n_inner, long_group(x, n_inner), threads)
     partial = np.empty((n_channels * parts, 2))
     given = np.empty((2, n_channels))
     read_rows(given, (mean, invstd))

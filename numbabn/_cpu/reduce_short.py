@@ -16,6 +16,10 @@ from .vectors import cast, fma, hsum, lanes, load, load_part, prefetch, rounded,
 
 PILOT = 4  # planes whose first elements give a part's first pivot: an eighth of a standard deviation off
 RUN = 1024  # elements that the planes of a group, side by side, have at least: 4 KB of float32
+LONG_RUN = 16 * RUN  # and at most. With the least, sums over 100 MB in planes of 7x7 and 14x14 took 1.2 to 1.65 times
+# as long, sums in cache 1.05 to 1.25 times
+GROUP = 1 << 20  # bytes of a group of more than the least run, for whoever reads it twice. With 2 MB, backwards over
+# planes of 14x14 took up to 1.25 times as long
 STRIP = 16  # planes that a column adds before columns are folded, by at most 11 additions more: about as many as a lane
 # of long planes adds before it goes to float64
 ROWS = 4  # that share a load and a store of the columns' sums. Sums in L2 took 1.05 to 1.1 times as long with two, and
@@ -25,9 +29,15 @@ AHEAD = 8  # vectors from what is read to what is asked for. The same place of t
 
 
 @inner
-def short_group(n_channels, n_inner):
-    """Neighbouring channels that are summed together."""
-    return min(n_channels, (RUN + n_inner - 1) // n_inner)
+def long_group(x, n_inner):
+    """Neighbouring channels that are summed together: each has a vector of scratch, and a column for each element."""
+    return LONG_RUN // max(n_inner, lanes(x))
+
+
+@inner
+def near_group(x, n_inner, nbytes):
+    """Neighbouring channels that are summed together and then read again, of so many bytes each."""
+    return max((RUN + n_inner - 1) // n_inner, min(long_group(x, n_inner), GROUP // nbytes))
 
 
 @inner
