@@ -43,7 +43,7 @@ def moments(x: In, stats: Table, geometry: Geometry) -> None:
     """MEAN and M2 of x."""
     threads = threads_for(geometry.size)
     if geometry.channels_last:
-        reduce_last.moments_channels_last.on(threads, x)(x, stats, geometry.grid)
+        reduce_last.moments_channels_last.on(threads, x)(x, stats, geometry.grid, threads)
     elif geometry.n_inner <= _SHORT:
         reduce_first.moments_short_channels_first.on(threads, x)(x, stats, geometry.grid, threads)
     else:
@@ -68,7 +68,7 @@ def backward_reduce(dy: In, x: In, mean: Row, invstd: Row, sums: Table, geometry
     threads = threads_for(geometry.size)
     given = dy, x, mean, invstd, sums, geometry.grid
     if geometry.channels_last:
-        reduce_last.backward_reduce_channels_last.on(threads, x)(*given)
+        reduce_last.backward_reduce_channels_last.on(threads, x)(*given, threads)
     elif geometry.n_inner <= _SHORT:
         reduce_first.backward_reduce_short_channels_first.on(threads, x)(*given, threads)
     else:

@@ -44,7 +44,7 @@ def forward_channels_last(
     n_outer, n_channels, n_inner = row(grid, 0)
     x0, xo, xc = row(grid, 1)
     y0, yo, yc = row(grid, 2)
-    abreast, n_rows, n_columns, parts, width, panels = rows_plan(x, n_outer, n_channels, xo != n_channels)
+    abreast, n_rows, n_columns, parts, width, panels = rows_plan(x, n_outer, n_channels, xo != n_channels, threads)
     partial = np.empty(panels * parts * 2 * width)
     for index in prange(panels * parts):
         sums = np.empty(4 * width, x.dtype)
@@ -88,7 +88,7 @@ def backward_channels_last(
     x0, xo, xc = row(grid, 2)
     d0, do, dc = row(grid, 3)
     gaps = go != n_channels or xo != n_channels
-    abreast, n_rows, n_columns, parts, width, panels = rows_plan(x, n_outer, n_channels, gaps)
+    abreast, n_rows, n_columns, parts, width, panels = rows_plan(x, n_outer, n_channels, gaps, threads)
     partial = np.empty(panels * parts * 2 * width)
     given = np.empty((3, n_channels))
     read_rows(given, (mean, invstd, weight))

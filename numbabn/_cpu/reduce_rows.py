@@ -65,7 +65,7 @@ def four_deviations(x, k, stride, n, pivot):
 def add_eight(x, k, stride, size, c, n, ahead, sums):
     """Add eight rows of n <= lanes columns to the chunk's sums, and ask for eight lines that come later."""
     pivot = load(sums, c)
-    prefetch_rows(x, k, c, stride, 8, ahead)
+    prefetch_rows(x, k, c, 8, ahead)
     s0, q0 = four_deviations(x, k + c, stride, n, pivot)
     s1, q1 = four_deviations(x, k + c + 4 * stride, stride, n, pivot)
     store(sums, size + c, load(sums, size + c) + (s0 + s1))
@@ -81,7 +81,7 @@ def rows_deviations(x, k, stride, n_rows, width, sums):
     step, size = lanes(x), whole_size(x, width)
     zero = splat(x, 0.0)
     whole = width // step * step
-    ahead = rows_ahead(x, size, stride, 8)
+    ahead = rows_ahead(x, width, stride, 8)
     for c in range(size, 3 * size, step):
         store(sums, c, zero)
     for _ in range(n_rows // 8):
@@ -211,8 +211,8 @@ def add_four_dots(dy, x, g, go, k, xo, size, c, n, dy_ahead, x_ahead, scratch, p
     Four rows of dy are added before they go to float64: with each converted, sums in cache took 1.2 times as long.
     """
     center = load(scratch, c)
-    prefetch_rows(x, k, c, xo, 4, x_ahead)
-    prefetch_rows(dy, g, c, go, 4, dy_ahead)
+    prefetch_rows(x, k, c, 4, x_ahead)
+    prefetch_rows(dy, g, c, 4, dy_ahead)
     s0, t0 = two_dots(dy, x, g + c, go, k + c, xo, n, center)
     s1, t1 = two_dots(dy, x, g + c + 2 * go, go, k + c + 2 * xo, xo, n, center)
     store(scratch, size + c, load(scratch, size + c) + (t0 + t1))
@@ -229,7 +229,7 @@ def chunk_dots(dy, x, g, go, k, xo, n_rows, width, scratch, partial, at):
     step, size = lanes(x), whole_size(x, width)
     zero = splat(x, 0.0)
     whole = width // step * step
-    dy_ahead, x_ahead = rows_ahead(dy, size, go, 4), rows_ahead(x, size, xo, 4)
+    dy_ahead, x_ahead = rows_ahead(dy, width, go, 4), rows_ahead(x, width, xo, 4)
     for c in range(size, 2 * size, step):
         store(scratch, c, zero)
     for _ in range(n_rows // 4):
