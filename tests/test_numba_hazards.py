@@ -12,6 +12,8 @@ import fresh
 import pytest
 from fresh import run
 
+pytestmark = pytest.mark.hazard
+
 CHECK_ONE = "import calls; calls.check(number=1)"
 CHECK_ALL = "import calls; calls.check()"
 
