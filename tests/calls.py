@@ -81,6 +81,7 @@ LARGE = {
     "some first": Case((6, 12, 61, 67)),
     "many first": Case((6, 64, 29, 31)),
     "short planes": Case((64, 256, 7, 7)),
+    "few planes": Case((3, 150, 13, 17)),
     "tiny planes": Case((70, 259, 3, 3)),
     "streamed first": Case((8, 32, 131, 129), dtypes=("f4",)),
     "few last": Case((4, 7, 189, 97), last),

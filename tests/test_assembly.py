@@ -96,6 +96,16 @@ def test_results_are_streamed_or_stored_in_whole_vectors(name: str, compiled: tu
     assert any(plain.match(line) for line in lines)
 
 
+@pytest.mark.parametrize("name", [name for name in SUMMING if name.endswith("channels_first")])
+def test_sums_stay_in_registers(name: str, compiled: tuple[str, dict[str, str]]) -> None:
+    """Sixteen of them hold two pairs of sums, not four."""
+    register, texts = compiled
+    loops = ["\n".join(loop) for loop in inner_loops(texts[name])]
+    hot = [loop for loop in loops if FMA.search(loop) and "prefetch" in loop]
+    assert hot
+    assert not re.findall(rf"%{register}\d+, -?\d*\(%r[sb]p\)", "\n".join(hot))
+
+
 @pytest.mark.parametrize("name", SUMMING)
 def test_sums_are_read_ahead(name: str, compiled: tuple[str, dict[str, str]]) -> None:
     assert any("prefetch" in line for loop in inner_loops(compiled[1][name]) for line in loop)

@@ -20,8 +20,8 @@ from .reduce_short import long_group, narrow_size, short_dots, short_moments, sh
 @inner
 def merge_parts(x, start, xo, n_outer, n_inner, parts, partial, at):
     """Mean and M2 of a channel from its parts, partial[at : at + parts], in their order."""
-    count = mean = m2 = 0.0
-    for item in range(at, at + parts):
+    count, mean, m2 = partial[at, 0], partial[at, 1], partial[at, 2]
+    for item in range(at + 1, at + parts):
         mean, m2 = merge(count, mean, m2, partial[item, 0], partial[item, 1], partial[item, 2])
         count += partial[item, 0]
     return plain_mean(x, mean, start, xo, n_outer, n_inner), m2
