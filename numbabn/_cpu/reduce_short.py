@@ -373,13 +373,15 @@ def short_dots(dy, x, mean, grid, first, width, part, parts, narrow, wide, parti
     for strip in range(begin, end, STRIP):
         g, k = g0 + strip * go + first * gc, x0 + strip * xo + first * xc
         add_row_dots(dy, x, g, go, gc, k, xo, xc, min(STRIP, end - strip), width, n_inner, narrow)
-        for c in range(2 * width):
-            row_of_sums = (1 + c % 2) * size + c // 2 * n_inner
-            s = cast(fold(narrow, row_of_sums, n_inner), np.float64)
+        for c in range(width):
+            k, m = c * n_inner + size, 2 * c * step
+            s = cast(fold(narrow, k, n_inner), np.float64)
+            t = cast(fold(narrow, k + size, n_inner), np.float64)
             if strip > begin:
-                s = load_part(wide, c * step, step, zero) + s
-            store_part(wide, c * step, s, step)
-    for c in range(width):
-        s = hsum(load_part(wide, 2 * c * step, step, zero))
-        t = hsum(load_part(wide, (2 * c + 1) * step, step, zero))
-        put_dots(partial, at + c * parts + part, s, t, mean[first + c], rounded(x, mean[first + c]))
+                s, t = load_part(wide, m, step, zero) + s, load_part(wide, m + step, step, zero) + t
+            if strip + STRIP < end:
+                store_part(wide, m, s, step)
+                store_part(wide, m + step, t, step)
+            else:
+                high = rounded(x, mean[first + c])
+                put_dots(partial, at + c * parts + part, hsum(s), hsum(t), mean[first + c], high)
