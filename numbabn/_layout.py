@@ -32,7 +32,7 @@ class Layout(NamedTuple):
     strides: tuple[int, ...]
     dtype: np.dtype[Any]
     frames: tuple[_Frame | None, ...]  # by the number of operands, if all lie like this one
-    plain: bool  # C order, native, not empty: what lies like this is flat as it is
+    order: tuple[int, ...] | None  # axes as they lie in memory, without gaps, if a frame fits; none of them for C order
 
 
 class Piece(NamedTuple):
@@ -87,8 +87,14 @@ def layout(
         strides,
         dtype,
         (None, *alike),
-        alike[0] is not None and alike[0].runs is None,
+        _order(alike[0]),
     )
+
+
+def _order(found: _Frame | None) -> tuple[int, ...] | None:
+    if found is None or found.runs is None:
+        return None if found is None else ()
+    return found.runs[0].order
 
 
 @lru_cache(maxsize=4096)

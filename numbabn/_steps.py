@@ -138,8 +138,13 @@ def fit(layout: Layout, x: Array, other: Array, y: Array, rows: tuple[Any, ...],
     A weight and a bias that are None, the last two rows, are 1 and 0; statistics that are None get rows to write to, if
     they are `written`. To ask for everything by its name instead takes 1 to 1.5 us of a call, 15 where one is None.
     """
-    if not layout.plain or layout.row_shape is None:
+    order = layout.order
+    if order is None or layout.row_shape is None:
         return None
+    if order:
+        if not (type(other) is type(y) is np.ndarray and other.ndim == y.ndim == x.ndim):
+            return None
+        x, other, y = x.transpose(order), other.transpose(order), y.transpose(order)
     a, b, c, d = rows
     if a is None or b is None or c is None or d is None:
         a, b, c, d = rows = _filled(layout.row_shape, rows, written)
@@ -159,9 +164,11 @@ def _filled(shape: tuple[int, ...], rows: tuple[Any, ...], written: int) -> tupl
 
 def _flat(layout: Layout, fit: bool, *operands: Array) -> tuple[Sequence[Array], Geometry] | None:
     """`frame`, sooner for operands that `fit`."""
-    if fit:
-        return operands, layout.frames[len(operands)].geometry  # type: ignore[union-attr]
-    return frame(layout, *operands)
+    if not fit:
+        return frame(layout, *operands)
+    order = layout.order
+    flat = [a.transpose(order) for a in operands] if order else operands
+    return flat, layout.frames[len(operands)].geometry  # type: ignore[union-attr]
 
 
 def infer(x: Array, y: Array, rows: Rows, layout: Layout, eps: float, fit: bool = False) -> None:

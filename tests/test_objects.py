@@ -38,6 +38,11 @@ def fits(given: dict[str, Any], written: int = 0) -> Any:
     return _steps.fit(layout(x.shape, x.strides, x.dtype, 1), x, x, given["out"], rows, written)
 
 
+def channels_last(a: Array) -> Array:
+    """As it is, in another order in memory."""
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(a, 1, -1)), -1, 1)
+
+
 def read_only(a: Array) -> Array:
     b = a.copy()
     b.flags.writeable = False
@@ -74,6 +79,8 @@ FITTING: dict[str, Change] = {
     "in place": lambda given: given.update(out=given["x"]),
     "the same elements": lambda given: given.update(out=given["x"][:]),
     "views": lambda given: given.update(bias=np.vstack([given["bias"]] * 2)[1]),
+    "channels last": lambda given: given.update(x=channels_last(given["x"]), out=channels_last(given["out"])),
+    "channels last in place": lambda given: given.update(x=(x := channels_last(given["x"])), out=x),
     "read-only input and rows": lambda given: given.update(x=read_only(given["x"]), weight=read_only(given["weight"])),
     "halves of one block": lambda given: given.update(zip(("x", "out"), np.stack([given["x"]] * 2), strict=True)),
 }
@@ -82,6 +89,8 @@ LEFT: dict[str, Change] = {
     "x in pieces": lambda given: given.update(x=spread(given["x"])),
     "x in Fortran order": lambda given: given.update(x=np.asfortranarray(given["x"])),
     "x of the other byte order": lambda given: given.update(x=given["x"].astype(">f4"), out=given["out"].astype(">f4")),
+    "x with channels last": lambda given: given.update(x=channels_last(given["x"])),
+    "out with channels last": lambda given: given.update(out=channels_last(given["out"])),
     "out in pieces": lambda given: given.update(out=spread(given["out"])),
     "out misaligned": lambda given: given.update(out=misaligned(given["out"])),
     "out of a subclass": lambda given: given.update(out=given["out"].view(Sub)),
@@ -93,6 +102,13 @@ LEFT: dict[str, Change] = {
 }
 REFUSED: dict[str, Change] = {
     "out of another shape": lambda given: given.update(out=np.empty((6, 4, 3), np.float32)),
+    "out of another shape than x with channels last": lambda given: given.update(
+        x=channels_last(given["x"]), out=np.empty((6, 4, 3), np.float32)
+    ),
+    "out of more axes than x with channels last": lambda given: given.update(
+        x=channels_last(given["x"]), out=np.empty((6, 3, 4, 1), np.float32)
+    ),
+    "out no array, x with channels last": lambda given: given.update(x=channels_last(given["x"]), out=object()),
     "out of more axes": lambda given: given.update(out=np.empty((6, 3, 4, 1), np.float32)),
     "out of another dtype": lambda given: given.update(out=np.empty((6, 3, 4))),
     "out of integers": lambda given: given.update(out=np.empty((6, 3, 4), np.int32)),

@@ -136,10 +136,11 @@ def test_overlap_that_takes_too_long_to_decide_is_refused() -> None:
         (lambda: np.ma.zeros(SHAPE), TypeError, "out must be an ndarray"),
     ],
 )
-def test_out_that_does_not_fit(call: Any, make: Any, error: type[Exception], message: str) -> None:
+@pytest.mark.parametrize("layout", ["channels-first", "channels-last"])
+def test_out_that_does_not_fit(call: Any, layout: str, make: Any, error: type[Exception], message: str) -> None:
     out = make()
     with pytest.raises(error, match=message):
-        call(normal(SHAPE, np.float64, 1), out=out)
+        call(frozen(LAYOUTS[layout](normal(SHAPE, np.float64, 1))), out=out)
     assert not np.any(out)
 
 
