@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._compile import Grid, In, Out, OutRow, Row, Table, inner, kernel, prange, read_rows
+from .._compile import Grid, In, Out, OutRow, Row, Table, inner, kernel, linked, prange, read_rows
 from .._geometry import INVSTD, M2, MEAN
 from .._scalar import INVERTED
 from .channels import put_affines, put_gradients, put_invstds, repeat, row_size, table_start, update_running
@@ -22,6 +22,21 @@ from .vectors import lanes
 def backwards(thread, threads, cuts):
     """First and last cut, exclusive, that a thread takes of a second pass: what it has read last comes first."""
     return cuts * (thread + 1) // threads - 1, cuts * thread // threads - 1
+
+
+@linked
+def forward_panel(x, grid, plan, panel, partial, stats, weight, bias, eps, table):
+    """Statistics of a panel's channels from its parts, and the coefficients of y.
+
+    By the thread that has summed the panel, if that is in one part: 8 rows of 4,096 channels then took two threads 0.8
+    of the time, 64 rows of 1,280 channels 0.92.
+    """
+    n_outer, n_channels, _ = row(grid, 0)
+    moments_panel(x, grid, plan, panel, partial, stats)
+    first, channels = channels_of_panel(panel, plan)
+    put_invstds(stats, first, channels, float(n_outer), eps)
+    size = row_size(x, n_channels)
+    put_affines(x, stats[MEAN], stats[INVSTD], weight, bias, INVERTED, first, channels, table, first, size)
 
 
 @kernel
@@ -44,29 +59,40 @@ def forward_channels_last(
     n_outer, n_channels, n_inner = row(grid, 0)
     x0, xo, xc = row(grid, 1)
     y0, yo, yc = row(grid, 2)
-    abreast, n_rows, n_columns, parts, width, panels = rows_plan(x, n_outer, n_channels, xo != n_channels, threads)
+    plan = rows_plan(x, n_outer, n_channels, xo != n_channels, threads)
+    abreast, n_rows, n_columns, parts, width, panels = plan
     partial = np.empty(panels * parts * 2 * width)
-    for index in prange(panels * parts):
-        sums = np.empty(4 * width, x.dtype)
-        moments_item(x, x0, xo * abreast, n_rows, n_columns, parts, width, np.int64(index), sums, partial)
     given = np.empty((2, n_channels))
     read_rows(given, (weight, bias))
-    means, invstds, weights, biases = stats[MEAN], stats[INVSTD], given[0], given[1]
+    weights, biases = given[0], given[1]
     size = row_size(x, n_channels)
     memory = np.empty(3 * size + lanes(x), x.dtype)
     table = memory[table_start(memory, y, y0, yo) :]
-    for panel in range(panels):
-        moments_panel(x, x0, xo, n_outer, abreast, n_columns, parts, width, panel, partial, stats)
-        first, channels = channels_of_panel(panel, n_columns, width, abreast)
-        put_invstds(stats, first, channels, float(n_outer), eps)
-        put_affines(x, means, invstds, weights, biases, INVERTED, first, channels, table, first, size)
+    for index in prange(panels * parts):
+        sums, item = np.empty(4 * width, x.dtype), np.int64(index)
+        moments_item(x, grid, plan, item, sums, partial)
+        if parts == 1:
+            forward_panel(x, grid, plan, item, partial, stats, weights, biases, eps, table)
+    if parts > 1:
+        for panel in range(panels):
+            forward_panel(x, grid, plan, panel, partial, stats, weights, biases, eps, table)
     repeat(table, n_channels, size, 3)
     cuts = row_cuts(n_outer, n_channels)
     for index in prange(threads):
         first, last = backwards(np.int64(index), threads, cuts)
         for cut in range(first, last, -1):
             normalize_cut(x, y, table, x0, xo, y0, yo, n_outer, n_channels, cut, cuts, streamed)
-    update_running(running_mean, running_var, means, stats[M2], float(n_outer), momentum, ddof, given)
+    update_running(running_mean, running_var, stats[MEAN], stats[M2], float(n_outer), momentum, ddof, given)
+
+
+@linked
+def backward_panel(dy, x, mean, invstd, weight, grid, plan, panel, partial, sums, table):
+    """All sums of a panel's channels from its parts, and the coefficients of dx; when as in `forward_panel`."""
+    n_outer, n_channels, _ = row(grid, 0)
+    dots_panel(dy, x, mean, invstd, grid, plan, panel, partial, sums)
+    first, channels = channels_of_panel(panel, plan)
+    size = row_size(x, n_channels)
+    put_gradients(x, mean, invstd, weight, sums, first, channels, float(n_outer), table, first, size)
 
 
 @kernel
@@ -87,8 +113,8 @@ def backward_channels_last(
     g0, go, gc = row(grid, 1)
     x0, xo, xc = row(grid, 2)
     d0, do, dc = row(grid, 3)
-    gaps = go != n_channels or xo != n_channels
-    abreast, n_rows, n_columns, parts, width, panels = rows_plan(x, n_outer, n_channels, gaps, threads)
+    plan = rows_plan(x, n_outer, n_channels, go != n_channels or xo != n_channels, threads)
+    abreast, n_rows, n_columns, parts, width, panels = plan
     partial = np.empty(panels * parts * 2 * width)
     given = np.empty((3, n_channels))
     read_rows(given, (mean, invstd, weight))
@@ -98,16 +124,12 @@ def backward_channels_last(
     table = memory[table_start(memory, dx, d0, do) :]
     for index in prange(panels * parts):
         scratch, item = np.empty(2 * width, x.dtype), np.int64(index)
-        g_step, x_step = go * abreast, xo * abreast
-        dots_item(
-            dy, x, means, g0, g_step, x0, x_step, abreast, n_rows, n_columns, parts, width, item, scratch, partial
-        )
-    for panel in range(panels):
-        dots_panel(
-            dy, x, means, invstds, g0, go, x0, xo, n_outer, abreast, n_columns, parts, width, panel, partial, sums
-        )
-        first, channels = channels_of_panel(panel, n_columns, width, abreast)
-        put_gradients(x, means, invstds, weights, sums, first, channels, float(n_outer), table, first, size)
+        dots_item(dy, x, means, grid, plan, item, scratch, partial)
+        if parts == 1:
+            backward_panel(dy, x, means, invstds, weights, grid, plan, item, partial, sums, table)
+    if parts > 1:
+        for panel in range(panels):
+            backward_panel(dy, x, means, invstds, weights, grid, plan, panel, partial, sums, table)
     repeat(table, n_channels, size, 6)
     cuts = row_cuts(n_outer, n_channels)
     for index in prange(threads):

@@ -7,27 +7,33 @@ import numpy as np
 from .._compile import Grid, In, Out, Row, Table, inline, inner, kernel, linked, prange, read_rows
 from .ahead import prefetch_four, prefetch_last, prefetch_two, reads_on
 from .channels import put_affines, put_gradients
-from .partition import row
-from .pointwise import LONG, SPAN, finish, nothing, put, slope
+from .partition import part_range, row
+from .pointwise import LONG, SPAN, finish, nothing, put, shared, slope
 from .vectors import fence, fma, in_order, lanes, load, load_part, splat, store_part, stream, until_aligned
+
+
+@inner
+def n_blocks(n_planes, n_inner):
+    """Blocks of planes that work items take, or share."""
+    group = max(1, SPAN // n_inner)
+    return min(n_planes, shared((n_planes + group - 1) // group))
 
 
 @inner
 def n_spans(n_planes, n_inner):
     """Work items: several short planes each, or a piece of a long one."""
-    group = max(1, SPAN // n_inner)
-    return (n_planes + group - 1) // group * max(1, n_inner // SPAN)
+    return n_blocks(n_planes, n_inner) * max(1, n_inner // SPAN)
 
 
 @inner
 def span(item, n_planes, n_inner):
     """First and last plane of a work item, and the first and the number of elements it takes of each."""
-    group = max(1, SPAN // n_inner)
     cuts = max(1, n_inner // SPAN)
     block = item // cuts
     cut = item - block * cuts
+    first, last = part_range(n_planes, 1, block, n_blocks(n_planes, n_inner))
     i = n_inner * cut // cuts
-    return block * group, min(n_planes, (block + 1) * group), i, n_inner * (cut + 1) // cuts - i
+    return first, last, i, n_inner * (cut + 1) // cuts - i
 
 
 @inline

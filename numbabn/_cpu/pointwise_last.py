@@ -8,7 +8,7 @@ from .._compile import Grid, In, Out, Row, Table, inline, inner, kernel, linked,
 from .ahead import UNDER_WAY
 from .channels import put_affines, put_gradients, repeat, row_size, spread, spread_from, table_start
 from .partition import row
-from .pointwise import SPAN, put, slope
+from .pointwise import SPAN, put, shared, slope
 from .vectors import fence, fma, lanes, load, load_part, prefetch, splat, store_part, until_aligned
 
 # Bytes of coefficients that stay in L1 beside the rows. Above, four rows share each coefficient that is loaded: forward
@@ -100,7 +100,9 @@ def normalize_rows(x, y, table, k, x_stride, m, y_stride, n_rows, width, streame
 
 @inner
 def row_cuts(n_rows, n_channels):
-    return max(1, min(n_rows, n_rows * n_channels // SPAN))
+    """Work items: some rows each, a multiple of four where that leaves enough."""
+    cuts = max(1, n_rows * n_channels // SPAN)
+    return max(min(n_rows, cuts), min(n_rows // 4, shared(cuts)))
 
 
 @linked

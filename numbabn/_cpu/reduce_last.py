@@ -62,8 +62,9 @@ def panel_of(item, n_columns, width):
 
 
 @inner
-def channels_of_panel(panel, n_columns, width, abreast):
+def channels_of_panel(panel, plan):
     """First channel of a panel, and how many it has."""
+    abreast, _, n_columns, _, width, _ = plan
     _, c0, columns = panel_of(panel, n_columns, width)
     return c0, columns // abreast
 
@@ -122,19 +123,24 @@ def rows_plan(x, n_outer, n_channels, gaps, threads):
 
 
 @linked
-def moments_item(x, x0, stride, n_rows, n_columns, parts, width, item, sums, partial):
+def moments_item(x, grid, plan, item, sums, partial):
     """Moments of one part of one panel, to its place in `partial`; `sums` is scratch for four rows."""
+    x0, xo, _ = row(grid, 1)
+    abreast, n_rows, n_columns, parts, width, _ = plan
     part, c0, columns = panel_of(item, n_columns, width)
     first, last = rows_range(n_rows, part, parts)
-    rows_moments(x, x0 + c0, stride, first, last, columns, sums, partial, item * 2 * width)
+    rows_moments(x, x0 + c0, xo * abreast, first, last, columns, sums, partial, item * 2 * width)
 
 
 @linked
-def moments_panel(x, x0, xo, n_outer, abreast, n_columns, parts, width, panel, partial, stats):
+def moments_panel(x, grid, plan, panel, partial, stats):
     """MEAN and M2 of a panel's channels from its parts."""
-    at, ahead = panel * 2 * width, n_panels(n_columns, width) * 2 * width
+    n_outer, _, _ = row(grid, 0)
+    x0, xo, _ = row(grid, 1)
+    abreast, n_rows, n_columns, parts, width, panels = plan
+    at, ahead = panel * 2 * width, panels * 2 * width
     _, c0, columns = panel_of(panel, n_columns, width)
-    merge_rows(partial, at, ahead, whole_size(x, columns), n_outer // abreast, parts)
+    merge_rows(partial, at, ahead, whole_size(x, columns), n_rows, parts)
     store_moments(x, x0, xo, n_outer, abreast, c0, columns, partial, at, stats)
 
 
@@ -143,13 +149,14 @@ def moments_channels_last(x: In, stats: Table, grid: Grid, threads: int) -> None
     """Mean and M2 of each channel; reads 1 element's bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
     x0, xo, xc = row(grid, 1)
-    abreast, n_rows, n_columns, parts, width, panels = rows_plan(x, n_outer, n_channels, xo != n_channels, threads)
+    plan = rows_plan(x, n_outer, n_channels, xo != n_channels, threads)
+    abreast, n_rows, n_columns, parts, width, panels = plan
     partial = np.empty(panels * parts * 2 * width)
     for index in prange(panels * parts):
         sums = np.empty(4 * width, x.dtype)
-        moments_item(x, x0, xo * abreast, n_rows, n_columns, parts, width, np.int64(index), sums, partial)
+        moments_item(x, grid, plan, np.int64(index), sums, partial)
     for panel in range(panels):
-        moments_panel(x, x0, xo, n_outer, abreast, n_columns, parts, width, panel, partial, stats)
+        moments_panel(x, grid, plan, panel, partial, stats)
 
 
 @inner
@@ -174,18 +181,26 @@ def store_dots(dy, x, mean, g0, go, x0, xo, n_rows, abreast, c0, width, parts, p
 
 
 @linked
-def dots_item(dy, x, mean, g0, go, x0, xo, abreast, n_rows, n_columns, parts, width, item, scratch, partial):
+def dots_item(dy, x, mean, grid, plan, item, scratch, partial):
     """Both sums of one part of one panel, to its place in `partial`; `scratch` is for two rows."""
+    g0, go, _ = row(grid, 1)
+    x0, xo, _ = row(grid, 2)
+    abreast, n_rows, n_columns, parts, width, _ = plan
     part, c0, columns = panel_of(item, n_columns, width)
     first, last = rows_range(n_rows, part, parts)
-    g, k, at = g0 + c0, x0 + c0, item * 2 * width
-    rows_dots(dy, x, mean, columns // abreast, c0, columns, g, go, k, xo, first, last, scratch, partial, at)
+    g, g_step, k, x_step = g0 + c0, go * abreast, x0 + c0, xo * abreast
+    at, channels = item * 2 * width, columns // abreast
+    rows_dots(dy, x, mean, channels, c0, columns, g, g_step, k, x_step, first, last, scratch, partial, at)
 
 
 @linked
-def dots_panel(dy, x, mean, invstd, g0, go, x0, xo, n_outer, abreast, n_columns, parts, width, panel, partial, sums):
+def dots_panel(dy, x, mean, invstd, grid, plan, panel, partial, sums):
     """All sums of a panel's channels from its parts."""
-    at, ahead = panel * 2 * width, n_panels(n_columns, width) * 2 * width
+    n_outer, _, _ = row(grid, 0)
+    g0, go, _ = row(grid, 1)
+    x0, xo, _ = row(grid, 2)
+    abreast, _, n_columns, parts, width, panels = plan
+    at, ahead = panel * 2 * width, panels * 2 * width
     _, c0, columns = panel_of(panel, n_columns, width)
     store_dots(dy, x, mean, g0, go, x0, xo, n_outer, abreast, c0, columns, parts, partial, at, ahead, sums)
     put_grad_weights(sums, invstd, c0, columns // abreast)
@@ -197,19 +212,14 @@ def backward_reduce_channels_last(dy: In, x: In, mean: Row, invstd: Row, sums: T
     n_outer, n_channels, n_inner = row(grid, 0)
     g0, go, gc = row(grid, 1)
     x0, xo, xc = row(grid, 2)
-    gaps = go != n_channels or xo != n_channels
-    abreast, n_rows, n_columns, parts, width, panels = rows_plan(x, n_outer, n_channels, gaps, threads)
+    plan = rows_plan(x, n_outer, n_channels, go != n_channels or xo != n_channels, threads)
+    abreast, n_rows, n_columns, parts, width, panels = plan
     partial = np.empty(panels * parts * 2 * width)
     given = np.empty((2, n_channels))
     read_rows(given, (mean, invstd))
     means, invstds = given[0], given[1]
     for index in prange(panels * parts):
-        scratch, item = np.empty(2 * width, x.dtype), np.int64(index)
-        g_step, x_step = go * abreast, xo * abreast
-        dots_item(
-            dy, x, means, g0, g_step, x0, x_step, abreast, n_rows, n_columns, parts, width, item, scratch, partial
-        )
+        scratch = np.empty(2 * width, x.dtype)
+        dots_item(dy, x, means, grid, plan, np.int64(index), scratch, partial)
     for panel in range(panels):
-        dots_panel(
-            dy, x, means, invstds, g0, go, x0, xo, n_outer, abreast, n_columns, parts, width, panel, partial, sums
-        )
+        dots_panel(dy, x, means, invstds, grid, plan, panel, partial, sums)
