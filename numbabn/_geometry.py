@@ -22,6 +22,7 @@ class Geometry(NamedTuple):
     grid: npt.NDArray[Any]  # the same for kernels: extents, then (offset, outer stride, channel stride) per operand
     per_channel: int  # elements of one channel
     size: int  # elements of one operand
+    work: int  # the same, and more for what is done once a channel: as many as take as long to sum
 
 
 class Strides(NamedTuple):

@@ -17,6 +17,7 @@ from ._geometry import Geometry, Strides
 Array = npt.NDArray[Any]
 
 CACHE_LINE = 64  # bytes, and those of a vector
+CHANNEL = 64  # elements that take as long to sum as what is done once a channel
 SLAB = 1 << 18  # elements copied at a time where strides fit no frame: 1 MB of float32
 
 
@@ -273,7 +274,9 @@ def _geometry(
     grid[1:] = 0, n_channels * n_inner, n_inner
     count = n_outer * n_inner
     tiny = side_by_side and not last and n_inner * itemsize < CACHE_LINE
-    return Geometry(n_outer, n_channels, n_inner, last, side_by_side, tiny, grid, count, count * n_channels)
+    size = count * n_channels
+    work = size if last else size + CHANNEL * n_channels
+    return Geometry(n_outer, n_channels, n_inner, last, side_by_side, tiny, grid, count, size, work)
 
 
 def _slab_order(kept: tuple[int, ...], ndim: int) -> tuple[int, ...]:

@@ -180,14 +180,14 @@ def test_using_is_for_its_own_task() -> None:
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ({}, "None 32768 True 1073741824"),
-        ({"NUMBABN_THREADS": "3"}, "3 32768 True 1073741824"),
-        ({"NUMBABN_THREADS": " 3 "}, "3 32768 True 1073741824"),
-        ({"NUMBABN_THREADS": ""}, "None 32768 True 1073741824"),
+        ({}, "None 65536 True 1073741824"),
+        ({"NUMBABN_THREADS": "3"}, "3 65536 True 1073741824"),
+        ({"NUMBABN_THREADS": " 3 "}, "3 65536 True 1073741824"),
+        ({"NUMBABN_THREADS": ""}, "None 65536 True 1073741824"),
         ({"NUMBABN_PARALLEL_THRESHOLD": "0"}, "None 0 True 1073741824"),
-        ({"NUMBABN_CACHE": "0"}, "None 32768 False 1073741824"),
-        ({"NUMBABN_CACHE": "1"}, "None 32768 True 1073741824"),
-        ({"NUMBABN_RECYCLE_LIMIT": "0"}, "None 32768 True 0"),
+        ({"NUMBABN_CACHE": "0"}, "None 65536 False 1073741824"),
+        ({"NUMBABN_CACHE": "1"}, "None 65536 True 1073741824"),
+        ({"NUMBABN_RECYCLE_LIMIT": "0"}, "None 65536 True 0"),
         (
             {
                 "NUMBABN_THREADS": "1",
@@ -325,11 +325,12 @@ def test_one_thread_and_small_arrays_need_no_pool(warm: Path) -> None:
     code = """
         with nb.config.using(threads=1):
             call()
-        with nb.config.using(parallel_threshold=x.size + 1):
+        work = x.size + 64 * 10  # elements and channels with planes
+        with nb.config.using(parallel_threshold=work + 1):
             call()
         nb.BatchNorm1d(10)(x)
         assert not pool._is_initialized
-        with nb.config.using(parallel_threshold=x.size):
+        with nb.config.using(parallel_threshold=work):
             call()
         assert pool._is_initialized
     """

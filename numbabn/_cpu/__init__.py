@@ -41,7 +41,7 @@ _GROUP = 2 * (second_level() or 1 << 20)  # bytes of the least group of channels
 
 def moments(x: In, stats: Table, geometry: Geometry) -> None:
     """MEAN and M2 of x."""
-    threads = threads_for(geometry.size)
+    threads = threads_for(geometry.work)
     if geometry.channels_last:
         reduce_last.moments_channels_last.on(threads, x)(x, stats, geometry.grid, threads)
     elif geometry.n_inner <= _SHORT:
@@ -65,7 +65,7 @@ def infer(x: In, y: Out, mean: Row, var: Row, weight: Row, bias: Row, geometry: 
 
 def backward_reduce(dy: In, x: In, mean: Row, invstd: Row, sums: Table, geometry: Geometry) -> None:
     """SUM_DY, SUM_DY_XMU and GRAD_WEIGHT of dy and x."""
-    threads = threads_for(geometry.size)
+    threads = threads_for(geometry.work)
     given = dy, x, mean, invstd, sums, geometry.grid
     if geometry.channels_last:
         reduce_last.backward_reduce_channels_last.on(threads, x)(*given, threads)
@@ -108,7 +108,7 @@ def forward(
     ddof: float,
 ) -> None:
     """y, MEAN, INVSTD, M2 and the new running statistics from x."""
-    threads = threads_for(geometry.size)
+    threads = threads_for(geometry.work)
     if not (geometry.channels_last or _in_one_pass(x, geometry, threads)):
         moments(x, stats, geometry)
         finish(running_mean, running_var, stats, float(geometry.per_channel), eps, momentum, ddof)
@@ -134,7 +134,7 @@ def finish(
 
 def backward(dy: In, x: In, dx: Out, mean: Row, invstd: Row, weight: Row, sums: Table, geometry: Geometry) -> None:
     """dx, SUM_DY, SUM_DY_XMU and GRAD_WEIGHT from dy and x."""
-    threads = threads_for(geometry.size)
+    threads = threads_for(geometry.work)
     if not (geometry.channels_last or _in_one_pass(x, geometry, threads)):
         backward_reduce(dy, x, mean, invstd, sums, geometry)
         backward_elemt(dy, x, dx, mean, invstd, weight, sums, geometry, float(geometry.per_channel))

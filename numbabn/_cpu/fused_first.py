@@ -57,7 +57,7 @@ def forward_long_channels_first(
     n_outer, n_channels, n_inner = row(grid, 0)
     x0, xo, xc = row(grid, 1)
     count, parts = n_outer * n_inner, channel_parts(n_outer, n_inner)
-    groups = n_groups(n_channels, count, neighbours(count, x.itemsize), threads)
+    groups = n_groups(n_channels, neighbours(count, x.itemsize), threads)
     given = np.empty((2, n_channels))
     read_rows(given, (weight, bias))
     means, invstds, weights, biases = stats[MEAN], stats[INVSTD], given[0], given[1]
@@ -93,7 +93,7 @@ def forward_short_channels_first(
     """Training forward; moves 2 elements' bytes an element where a group of channels fits in cache, else 3."""
     n_outer, n_channels, n_inner = row(grid, 0)
     count, parts = n_outer * n_inner, short_parts(n_outer, n_inner)
-    groups = n_groups(n_channels, count, near_group(x, n_inner, count * x.itemsize), threads)
+    groups = n_groups(n_channels, near_group(x, n_inner, count * x.itemsize), threads)
     given = np.empty((2, n_channels))
     read_rows(given, (weight, bias))
     means, invstds, weights, biases = stats[MEAN], stats[INVSTD], given[0], given[1]
@@ -138,7 +138,7 @@ def backward_long_channels_first(
     g0, go, gc = row(grid, 1)
     x0, xo, xc = row(grid, 2)
     count, parts = n_outer * n_inner, channel_parts(n_outer, n_inner)
-    groups = n_groups(n_channels, count, neighbours(count, 2 * x.itemsize), threads)
+    groups = n_groups(n_channels, neighbours(count, 2 * x.itemsize), threads)
     given = np.empty((3, n_channels))
     read_rows(given, (mean, invstd, weight))
     means, invstds, weights = given[0], given[1], given[2]
@@ -171,7 +171,7 @@ def backward_short_channels_first(
     """dx and the three sums; moves 3 elements' bytes an element where a group of channels fits in cache, else 5."""
     n_outer, n_channels, n_inner = row(grid, 0)
     count, parts = n_outer * n_inner, short_parts(n_outer, n_inner)
-    groups = n_groups(n_channels, count, near_group(x, n_inner, count * 2 * x.itemsize), threads)
+    groups = n_groups(n_channels, near_group(x, n_inner, count * 2 * x.itemsize), threads)
     given = np.empty((3, n_channels))
     read_rows(given, (mean, invstd, weight))
     means, invstds, weights = given[0], given[1], given[2]

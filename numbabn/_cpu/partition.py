@@ -46,15 +46,14 @@ def row_parts(n_rows, n_channels):
 
 
 @inner
-def n_groups(n_channels, count, most, threads):
-    """Groups that channels of `count` elements are taken in, of at most so many neighbours, as `part_range` cuts them.
+def n_groups(n_channels, most, threads):
+    """Groups that channels are taken in, of at most so many neighbours, as `part_range` cuts them.
 
-    Where there is work for several threads, each has as many, two at least: two never take neighbours at the same
-    time, whose results share cache lines. Seven groups of 64 planes of 14x14 took two threads 1.15 times as long as
-    eight, two groups 0.8 to 1.4 times as long as four. A group costs a small array 0.3 us. What is in it makes no
-    difference to a bit.
+    Each of several threads has as many, two at least: two never take neighbours at the same time, whose results share
+    cache lines. Seven groups of 64 planes of 14x14 took two threads 1.15 times as long as eight, two groups 0.8 to 1.4
+    times as long as four. A group costs a small array 0.3 us. What is in it makes no difference to a bit.
     """
-    share = 2 * threads if n_channels * count >= LEAST else 1
+    share = 2 * threads if threads > 1 else 1
     return min(n_channels, (n_channels + share * most - 1) // (share * most) * share)
 
 

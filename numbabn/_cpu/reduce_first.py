@@ -72,7 +72,7 @@ def moments_short_channels_first(x: In, stats: Table, grid: Grid, threads: int) 
     """Mean and M2 of each channel; reads 1 element's bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
     parts = short_parts(n_outer, n_inner)
-    groups = n_groups(n_channels, n_outer * n_inner, long_group(x, n_inner), threads)
+    groups = n_groups(n_channels, long_group(x, n_inner), threads)
     partial = np.empty((n_channels * parts, 3))
     for index in prange(groups * parts):
         item = np.int64(index)
@@ -112,7 +112,7 @@ def backward_reduce_short_channels_first(
     """The three sums of each channel; reads 2 elements' bytes an element."""
     n_outer, n_channels, n_inner = row(grid, 0)
     parts = short_parts(n_outer, n_inner)
-    groups = n_groups(n_channels, n_outer * n_inner, long_group(x, n_inner), threads)
+    groups = n_groups(n_channels, long_group(x, n_inner), threads)
     partial = np.empty((n_channels * parts, 2))
     given = np.empty((2, n_channels))
     read_rows(given, (mean, invstd))
