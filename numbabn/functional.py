@@ -15,6 +15,7 @@ from ._moments import Moments, require_eps
 Array = npt.NDArray[Any]
 
 _ALL = ("x", "weight", "bias")  # gradients
+_made = tuple.__new__  # of a named tuple: by its own constructor it takes 0.4 us more of a small backward's 13
 
 
 class BatchNormGrads(NamedTuple):
@@ -226,7 +227,7 @@ def batch_norm_backward(
     (array([8., 8., 8.]), True)
     """
     needs_x = needs_weight = needs_bias = True
-    if needs != _ALL:
+    if needs is not _ALL:
         for name in needs:
             if name not in _ALL:
                 raise ValueError(f"needs may hold 'x', 'weight' and 'bias', got {name!r}")
@@ -261,13 +262,14 @@ def batch_norm_backward(
         sums = at.backward_reduce(g, array, rows, lie)
     elif needs_bias:
         sums = at.backward_reduce(g, g, rows, lie)  # sum(dy) alone: x need not come into cache
+    shape, flat = lie.kept_shape, lie.row_shape is not None
     if needs_bias:
-        d_bias = _row(sums, SUM_DY, lie.kept_shape)
+        d_bias = sums[SUM_DY] if flat else sums[SUM_DY].reshape(shape)
     if needs_weight:
-        d_weight = _row(sums, GRAD_WEIGHT, lie.kept_shape)
+        d_weight = sums[GRAD_WEIGHT] if flat else sums[GRAD_WEIGHT].reshape(shape)
     if dx is not None and not training:
         at.scale(g, dx, rows, lie)
-    return BatchNormGrads(dx if out is None else out, d_weight, d_bias)
+    return _made(BatchNormGrads, (dx if out is None else out, d_weight, d_bias))
 
 
 def moments(x: npt.ArrayLike, *, axis: int | tuple[int, ...] = 1) -> Moments:
