@@ -22,7 +22,7 @@ class Geometry(NamedTuple):
     grid: npt.NDArray[Any]  # the same for kernels: extents, then (offset, outer stride, channel stride) per operand
     per_channel: int  # elements of one channel
     size: int  # elements of one operand
-    work: int  # the same, and more for what is done once a channel: as many as take as long to sum
+    work: int  # and as many as take as long to sum as what is done once a channel; known beforehand, as `tiny` is
 
 
 class Strides(NamedTuple):

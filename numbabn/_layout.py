@@ -93,9 +93,10 @@ def layout(
 
 
 def _order(found: _Frame | None) -> tuple[int, ...] | None:
-    if found is None or found.runs is None:
-        return None if found is None else ()
-    return found.runs[0].order
+    """Order of the one operand of a frame, as `Layout` has it."""
+    if found is None:
+        return None
+    return () if found.runs is None else found.runs[0].order
 
 
 @lru_cache(maxsize=4096)

@@ -263,7 +263,7 @@ def batch_norm_backward(
     elif needs_bias:
         sums = at.backward_reduce(g, g, rows, lie)  # sum(dy) alone: x need not come into cache
     shape, flat = lie.kept_shape, lie.row_shape is not None
-    if needs_bias:
+    if needs_bias:  # `_row`, whose two calls take 0.35 us of a small backward's 13
         d_bias = sums[SUM_DY] if flat else sums[SUM_DY].reshape(shape)
     if needs_weight:
         d_weight = sums[GRAD_WEIGHT] if flat else sums[GRAD_WEIGHT].reshape(shape)

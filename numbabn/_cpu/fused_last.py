@@ -60,7 +60,7 @@ def forward_channels_last(
     x0, xo, xc = row(grid, 1)
     y0, yo, yc = row(grid, 2)
     plan = rows_plan(x, n_outer, n_channels, xo != n_channels, threads)
-    abreast, n_rows, n_columns, parts, width, panels = plan
+    _, _, _, parts, width, panels = plan
     partial = np.empty(panels * parts * 2 * width)
     given = np.empty((2, n_channels))
     read_rows(given, (weight, bias))
@@ -114,7 +114,7 @@ def backward_channels_last(
     x0, xo, xc = row(grid, 2)
     d0, do, dc = row(grid, 3)
     plan = rows_plan(x, n_outer, n_channels, go != n_channels or xo != n_channels, threads)
-    abreast, n_rows, n_columns, parts, width, panels = plan
+    _, _, _, parts, width, panels = plan
     partial = np.empty(panels * parts * 2 * width)
     given = np.empty((3, n_channels))
     read_rows(given, (mean, invstd, weight))

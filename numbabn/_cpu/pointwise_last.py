@@ -100,7 +100,7 @@ def normalize_rows(x, y, table, k, x_stride, m, y_stride, n_rows, width, streame
 
 @inner
 def row_cuts(n_rows, n_channels):
-    """Work items: some rows each, a multiple of four where that leaves enough."""
+    """Work items: some rows each. To be shared evenly they become smaller, but for that not less than four rows."""
     cuts = max(1, n_rows * n_channels // SPAN)
     return max(min(n_rows, cuts), min(n_rows // 4, shared(cuts)))
 

@@ -150,7 +150,7 @@ def moments_channels_last(x: In, stats: Table, grid: Grid, threads: int) -> None
     n_outer, n_channels, n_inner = row(grid, 0)
     x0, xo, xc = row(grid, 1)
     plan = rows_plan(x, n_outer, n_channels, xo != n_channels, threads)
-    abreast, n_rows, n_columns, parts, width, panels = plan
+    _, _, _, parts, width, panels = plan
     partial = np.empty(panels * parts * 2 * width)
     for index in prange(panels * parts):
         sums = np.empty(4 * width, x.dtype)
@@ -213,7 +213,7 @@ def backward_reduce_channels_last(dy: In, x: In, mean: Row, invstd: Row, sums: T
     g0, go, gc = row(grid, 1)
     x0, xo, xc = row(grid, 2)
     plan = rows_plan(x, n_outer, n_channels, go != n_channels or xo != n_channels, threads)
-    abreast, n_rows, n_columns, parts, width, panels = plan
+    _, _, _, parts, width, panels = plan
     partial = np.empty(panels * parts * 2 * width)
     given = np.empty((2, n_channels))
     read_rows(given, (mean, invstd))
