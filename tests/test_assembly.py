@@ -98,10 +98,10 @@ def test_results_are_streamed_or_stored_in_whole_vectors(name: str, compiled: tu
 
 @pytest.mark.parametrize("name", [name for name in SUMMING if name.endswith("channels_first")])
 def test_sums_stay_in_registers(name: str, compiled: tuple[str, dict[str, str]]) -> None:
-    """Sixteen of them hold two pairs of sums, not four."""
+    """Sixteen of them hold two pairs of sums, not four. What goes to float64 does so once a strip, outside."""
     register, texts = compiled
     loops = ["\n".join(loop) for loop in inner_loops(texts[name])]
-    hot = [loop for loop in loops if FMA.search(loop) and "prefetch" in loop]
+    hot = [loop for loop in loops if FMA.search(loop) and "prefetch" in loop and "cvtps2pd" not in loop]
     assert hot
     assert not re.findall(rf"%{register}\d+, -?\d*\(%r[sb]p\)", "\n".join(hot))
 

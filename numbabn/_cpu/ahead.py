@@ -9,16 +9,19 @@ from __future__ import annotations
 from .._caches import second_level
 from .._compile import inner
 from .partition import row
-from .vectors import lanes, prefetch
+from .vectors import lanes, prefetch, prefetch_far
 
-NEAR = 1024  # elements, 4 KB of float32: at least as far ahead in planes that are short
-FAR = 8192  # elements of the longest plane that is brought into cache while the one before it is read
-HALF_A_MEGABYTE = 1 << 19
+SECOND_LEVEL = second_level() or 1 << 20  # bytes of a channel that may stay in cache; the same for all of a processor's
+# name, by which compiled code is kept
+HALF_A_MEGABYTE, MEGABYTE = 1 << 19, 1 << 20
+NEAR = 1024  # elements, 4 KB of float32, from what is read of planes to what is asked for
+# Elements of the longest plane in which lines are asked for. Zen 4, with a megabyte of L2, follows longer ones best by
+# itself: sums over 112x112 and 224x224 took 1.2 to 1.5 times as long with the next plane under way, up to 1.1 times with
+# 1 KB. An Intel Xeon, with two, takes 0.5 to 0.9 of the time with 4 KB, training and the backward 0.75 to 0.95.
+FAR = 8192 if SECOND_LEVEL <= MEGABYTE else 1 << 62
 UNDER_WAY = 4096  # bytes of rows from what is read to what is asked for
 PAGE = 4096  # bytes apart, lines have the same place in L1
 LAST_LEVEL = 1 << 24  # bytes of inputs that a last-level cache may still hold
-SECOND_LEVEL = second_level() or 1 << 20  # bytes of a channel that may stay in cache; the same for all of a processor's
-# name, by which compiled code is kept
 
 
 @inner
@@ -29,30 +32,41 @@ def prefetch_two(x, k):
 
 
 @inner
-def prefetch_four(x, k):
-    """The lines of four vectors."""
-    prefetch_two(x, k)
-    prefetch_two(x, k + 2 * lanes(x))
+def far_two(x, k):
+    """The lines of two vectors that are read much later."""
+    prefetch_far(x, k)
+    prefetch_far(x, k + lanes(x))
 
 
 @inner
-def prefetch_last(x, stop):
+def far_four(x, k):
+    """The lines of four vectors that are read much later."""
+    far_two(x, k)
+    far_two(x, k + 2 * lanes(x))
+
+
+@inner
+def far_last(x, stop):
     """The last lines before x[stop], which whoever asks for four at a time leaves."""
-    prefetch_four(x, stop - 1 - 4 * lanes(x))
-    prefetch(x, stop - 1)
+    far_four(x, stop - 1 - 4 * lanes(x))
+    prefetch_far(x, stop - 1)
 
 
 @inner
-def planes_ahead(o, n_outer, n_inner):
-    """From plane o of a channel to the one that is asked for meanwhile: a plane later, or several short ones.
+def planes_ahead(n, o, i, n_outer, n_inner):
+    """What is asked for while n elements from i on are read in plane o of a channel.
 
-    This brings sums over 205 MB in planes of 28x28 from 36 to 48 GB/s. Over planes of 112x112 and 224x224, sums took
-    1.2 to 1.5 times as long with a whole plane under way, and up to 1.1 times with 1 KB: for long planes this is 0,
-    which asks for what is read anyway and costs less than another loop for them. So it is where no plane is left:
-    behind the array memory may not be mapped, and moments of eight planes of 28x28 a channel took 4 times as long.
+    It lies some planes and some elements ahead, NEAR in the order of reading, or several short planes, of which these
+    are the first n elements. This brings sums over 205 MB in planes of 28x28 from 36 to 48 GB/s. Nothing but what is
+    read anyway is asked for, which costs less than another loop, where no plane is left: behind the array memory may
+    not be mapped, and moments of eight planes of 28x28 a channel took 4 times as long.
     """
-    ahead = 1 + NEAR // n_inner
-    return ahead if n_inner <= FAR and o + ahead < n_outer else 0
+    if n_inner > FAR:
+        return n, 0, 0
+    if i + NEAR < n_inner:
+        return min(n, n_inner - NEAR - i), 0, NEAR
+    planes = 1 + NEAR // n_inner
+    return (n, planes, min(0, NEAR - n_inner)) if o + planes < n_outer else (n, 0, 0)
 
 
 @inner
@@ -84,9 +98,9 @@ def reads_on(x, grid, inputs):
     """Whether the next channels are asked for while results are written.
 
     Training passes over 50 MB and more then took 0.8 to 0.95 of the time. Long planes of channels that stay in cache
-    took 1.06 to 1.2 times as long, arrays that the last-level cache holds 1.06 times. With half a megabyte of cache
-    (Zen 1, which reads no faster than it copies) all of them took 1.0 to 1.35 times as long. To be asked where lines
-    are asked for, not handed on: what is never done there has no code then, 0.9 of the time of a backward in cache.
+    took 1.06 to 1.2 times as long on Zen 4, arrays that the last-level cache holds 1.06 times. With half a megabyte of
+    cache (Zen 1, which reads no faster than it copies) all of them took 1.0 to 1.35 times as long. To be asked where
+    lines are asked for, not handed on: what is never done there has no code then, 0.9 of the time of a backward in cache.
     """
     n_outer, n_channels, n_inner = row(grid, 0)
     channel = n_outer * n_inner * x.itemsize * inputs

@@ -27,6 +27,7 @@ from .vectors import (
     load_part,
     plain,
     prefetch,
+    prefetch_far,
     rounded,
     splat,
     sqrt,
@@ -80,6 +81,7 @@ _typed(store, lambda x, i, v: types.none)
 _typed(store_part, lambda x, i, v, n: types.none)
 _typed(stream, lambda x, i, v: types.none)
 _typed(prefetch, lambda x, i: types.none)
+_typed(prefetch_far, lambda x, i: types.none)
 _typed(fence, lambda: types.none)
 _typed(in_order, lambda: types.none)
 _typed(until_aligned, lambda x, i: types.intp if _of(x) else None)
@@ -265,13 +267,16 @@ def _lower_stream(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     return context.get_dummy_value()
 
 
-@lower_builtin(prefetch, types.Array, types.Integer)
-def _lower_prefetch(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+def _prefetch(locality: int, context: Any, builder: Any, sig: Any, args: Any) -> Any:
     data = context.make_array(sig.args[0])(context, builder, args[0]).data
     address = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
-    read, second_level, of_data = (ir.Constant(_I32, k) for k in (0, 2, 1))
-    _call(builder, "llvm.prefetch.p0", ir.VoidType(), [address, read, second_level, of_data])
+    read, level, of_data = (ir.Constant(_I32, k) for k in (0, locality, 1))
+    _call(builder, "llvm.prefetch.p0", ir.VoidType(), [address, read, level, of_data])
     return context.get_dummy_value()
+
+
+lower_builtin(prefetch, types.Array, types.Integer)(partial(_prefetch, 3))
+lower_builtin(prefetch_far, types.Array, types.Integer)(partial(_prefetch, 2))
 
 
 @lower_builtin(fence)

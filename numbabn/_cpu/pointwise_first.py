@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .._compile import Grid, In, Out, Row, Table, inline, inner, kernel, linked, prange, read_rows
-from .ahead import prefetch_four, prefetch_last, prefetch_two, reads_on
+from .ahead import far_four, far_last, far_two, reads_on
 from .channels import put_affines, put_gradients
 from .partition import part_range, row
 from .pointwise import LONG, SPAN, finish, nothing, put, shared, slope
@@ -47,7 +47,7 @@ def normalize_run(x, y, k, m, n, high, a, b, ahead, streamed, late):
     if n >= LONG * step:
         r = until_aligned(y, m)
         if ahead != 0:
-            prefetch_last(x, stop + ahead)
+            far_last(x, stop + ahead)
         v0, v = load(x, k), load(x, k + r)
         in_order()
         finish(y, late)
@@ -60,7 +60,7 @@ def normalize_run(x, y, k, m, n, high, a, b, ahead, streamed, late):
     finish(y, late)
     while k + 5 * step <= stop:
         if ahead != 0:
-            prefetch_four(x, k + ahead)
+            far_four(x, k + ahead)
         v1, v2 = load(x, k + step), load(x, k + 2 * step)
         v3, v4 = load(x, k + 3 * step), load(x, k + 4 * step)
         put(y, m, fma(v - high, a, b), streamed)
@@ -215,8 +215,8 @@ def gradient_run(dy, x, dx, g, k, m, n, x_high, g_high, r, a, b, d, g_ahead, x_a
     stop = k + n
     if n >= LONG * step:
         if x_ahead != 0:
-            prefetch_last(dy, g + n + g_ahead)
-            prefetch_last(x, stop + x_ahead)
+            far_last(dy, g + n + g_ahead)
+            far_last(x, stop + x_ahead)
         head = until_aligned(dx, m)
         w0, v0 = load(dy, g), load(x, k)
         w, v = load(dy, g + head), load(x, k + head)
@@ -232,8 +232,8 @@ def gradient_run(dy, x, dx, g, k, m, n, x_high, g_high, r, a, b, d, g_ahead, x_a
     finish(dx, late)
     while k + 3 * step <= stop:
         if x_ahead != 0:
-            prefetch_two(dy, g + g_ahead)
-            prefetch_two(x, k + x_ahead)
+            far_two(dy, g + g_ahead)
+            far_two(x, k + x_ahead)
         w1, v1 = load(dy, g + step), load(x, k + step)
         w2, v2 = load(dy, g + 2 * step), load(x, k + 2 * step)
         put(dx, m, slope(w, v, x_high, g_high, r, a, b, d), streamed)

@@ -74,8 +74,8 @@ def chunk_moments(x, near, start, stride, n_outer, n_inner, begin, end):
         q = r = zero
         strip = min(begin + STRIP, end)
         while begin < strip:
-            n = min(n_inner - i, strip - begin)
-            ahead = stride * planes_ahead(o, n_outer, n_inner)
+            n, planes, near = planes_ahead(min(n_inner - i, strip - begin), o, i, n_outer, n_inner)
+            ahead = planes * stride + near
             s, q, t, r = run_deviations(x, start + o * stride + i, n, center, ahead, (s, q, t, r))
             begin += n
             i += n
@@ -189,11 +189,10 @@ def chunk_dots(dy, x, mean, g_start, g_stride, x_start, x_stride, n_outer, n_inn
     o = begin // n_inner
     i = begin - o * n_inner
     while begin < end:
-        n = min(n_inner - i, end - begin, STRIP)
-        ahead = planes_ahead(o, n_outer, n_inner)
+        n, planes, near = planes_ahead(min(n_inner - i, end - begin, STRIP), o, i, n_outer, n_inner)
         g, k = g_start + o * g_stride + i, x_start + o * x_stride + i
-        nothing = zero, zero, zero, zero
-        a, b, c, d = run_dots(dy, x, g, k, n, center, ahead * g_stride, ahead * x_stride, nothing)
+        g_ahead, x_ahead, nothing = planes * g_stride + near, planes * x_stride + near, (zero, zero, zero, zero)
+        a, b, c, d = run_dots(dy, x, g, k, n, center, g_ahead, x_ahead, nothing)
         s, t = s + cast(a + c, np.float64), t + cast(b + d, np.float64)
         begin += n
         i += n

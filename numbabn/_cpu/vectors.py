@@ -56,7 +56,11 @@ def stream(x: Any, i: int, v: Any) -> None:
 
 
 def prefetch(x: Any, i: int) -> None:
-    """Ask for the cache line of x[i], which need not exist, to come into the second-level cache."""
+    """Ask for the cache line of x[i], which need not exist, to come into the first-level cache."""
+
+
+def prefetch_far(x: Any, i: int) -> None:
+    """Ask for a line as `prefetch` does, to come into the second-level cache, where it may lie for longer."""
 
 
 def fence() -> None:
