@@ -16,8 +16,8 @@ SECOND_LEVEL = second_level() or 1 << 20  # bytes of a channel that may stay in 
 HALF_A_MEGABYTE, MEGABYTE = 1 << 19, 1 << 20
 NEAR = 1024  # elements, 4 KB of float32, from what is read of planes to what is asked for
 # Elements of the longest plane in which lines are asked for. Zen 4, with a megabyte of L2, follows longer ones best by
-# itself: sums over 112x112 and 224x224 took 1.2 to 1.5 times as long with the next plane under way, up to 1.1 times with
-# 1 KB. An Intel Xeon, with two, takes 0.5 to 0.9 of the time with 4 KB, training and the backward 0.75 to 0.95.
+# itself: sums over 112x112 and 224x224 took 1.2 to 1.5 times as long with the next plane under way, up to 1.1 times
+# with 1 KB. An Intel Xeon, with two, takes 0.5 to 0.9 of the time with 4 KB, training and the backward 0.75 to 0.95.
 FAR = 8192 if SECOND_LEVEL <= MEGABYTE else 1 << 62
 UNDER_WAY = 4096  # bytes of rows from what is read to what is asked for
 PAGE = 4096  # bytes apart, lines have the same place in L1
@@ -100,7 +100,8 @@ def reads_on(x, grid, inputs):
     Training passes over 50 MB and more then took 0.8 to 0.95 of the time. Long planes of channels that stay in cache
     took 1.06 to 1.2 times as long on Zen 4, arrays that the last-level cache holds 1.06 times. With half a megabyte of
     cache (Zen 1, which reads no faster than it copies) all of them took 1.0 to 1.35 times as long. To be asked where
-    lines are asked for, not handed on: what is never done there has no code then, 0.9 of the time of a backward in cache.
+    lines are asked for, not handed on: what is never done there has no code then, 0.9 of the time of a backward in
+    cache.
     """
     n_outer, n_channels, n_inner = row(grid, 0)
     channel = n_outer * n_inner * x.itemsize * inputs
