@@ -279,7 +279,7 @@ def test_streaming_changes_no_bit(
     p = problem(shape, dtype, True)
     whole = run(p, MODES["training"], layout)
     monkeypatch.setattr(_cpu, "_STREAM", 0)
-    monkeypatch.setattr(_cpu, "_STREAM_WHOLE", 0)
+    monkeypatch.setattr(_cpu, "_STREAM_SHORT", 0)
     for name, result in run(p, MODES["training"], layout).items():
         assert_bits(result, whole[name], name)
     x, dy, memory = frozen(LAYOUTS[layout](p.x)), frozen(LAYOUTS[layout](p.dy)), np.empty(p.x.size + 16, dtype)

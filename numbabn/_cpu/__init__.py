@@ -27,11 +27,14 @@ from . import objects as objects
 
 # Bytes of all operands above which no cache keeps a result for its reader, which is then written past them, unless an
 # input has just brought in its lines: the last-level cache, or less of one that many share. With 32 MiB of it, streamed
-# stores took 1.2 times as long as plain ones at 32 MiB and 0.8 times at 38 MB; with 260 MB of it, among many other
-# processors, 1.1 times at 50 MB and 0.65 times at 92 MB. A whole pass reads its inputs twice and needs them in cache
-# longer: it took 0.75 to 0.8 times as long with streamed stores from 25 MB of 32 on.
-_STREAM = min(last_level() or 32_000_000, 60_000_000)
-_STREAM_WHOLE = _STREAM * 3 // 4
+# stores took 1.2 times as long as plain ones at 32 MiB and 0.8 times at 38 MB. With 260 MB of it, among many other
+# processors, they took 0.8 to 0.9 of the time from 35 MB on, and 0.85 together with a pass that read the result; short
+# planes, for which results are written twice, 1.05 to 1.4 times at 35 MB and 0.7 to 0.9 at 75 MB. A whole pass reads
+# its inputs twice and needs them in cache longer: it took 0.75 to 0.8 times as long with streamed stores from 25 MB of
+# 32 on.
+_STREAM = min(last_level() or 1 << 25, 1 << 25)
+_STREAM_SHORT = min(last_level() or 1 << 25, 60_000_000)
+_WHOLE = 4 / 3  # of its bytes count for a whole pass
 _SHORT = 320  # elements of the longest plane that is short, 17x17
 _SAMPLES = 32  # planes of a channel for which it pays to repeat its coefficients along a row
 _COLUMNS = 1 << 16  # of a row of fewer tiny planes
@@ -57,7 +60,7 @@ def normalize(x: In, y: Out, mean: Row, invstd: Row, weight: Row, bias: Row, geo
 
 def infer(x: In, y: Out, mean: Row, var: Row, weight: Row, bias: Row, geometry: Geometry, eps: float) -> None:
     """y from x and given statistics, the variance among them."""
-    streamed = 2 * y.nbytes > _STREAM and not np.may_share_memory(y, x)
+    streamed = _beyond_caches(2 * y.nbytes, geometry) and _apart(y, x)
     in_rows = geometry.channels_last or ((geometry.tiny or streamed) and _pays_along_rows(geometry))
     which = pointwise_last.normalize_channels_last if in_rows else pointwise_first.normalize_channels_first
     which.on(threads_for(geometry.size), x)(x, y, mean, var, weight, bias, geometry.grid, eps, streamed)
@@ -87,7 +90,7 @@ def backward_elemt(
     count: float,
 ) -> None:
     """dx from dy, x and the two sums over `count` elements a channel."""
-    streamed = 3 * dx.nbytes > _STREAM and not (np.may_share_memory(dx, dy) or np.may_share_memory(dx, x))
+    streamed = _beyond_caches(3 * dx.nbytes, geometry) and _apart(dx, dy, x)
     in_rows = geometry.channels_last or (geometry.tiny and _pays_along_rows(geometry))
     which = pointwise_last.backward_elemt_channels_last if in_rows else pointwise_first.backward_elemt_channels_first
     run = which.on(threads_for(geometry.size), x)
@@ -114,7 +117,7 @@ def forward(
         finish(running_mean, running_var, stats, float(geometry.per_channel), eps, momentum, ddof)
         normalize(x, y, stats[MEAN], stats[INVSTD], weight, bias, geometry)
         return
-    streamed = 2 * y.nbytes >= _STREAM_WHOLE and not np.may_share_memory(y, x)
+    streamed = _beyond_caches(_WHOLE * 2 * y.nbytes, geometry) and _apart(y, x)
     given = x, y, weight, bias, running_mean, running_var, stats, geometry.grid, eps, momentum, ddof, streamed, threads
     if geometry.channels_last:
         which = fused_last.forward_channels_last
@@ -139,7 +142,7 @@ def backward(dy: In, x: In, dx: Out, mean: Row, invstd: Row, weight: Row, sums: 
         backward_reduce(dy, x, mean, invstd, sums, geometry)
         backward_elemt(dy, x, dx, mean, invstd, weight, sums, geometry, float(geometry.per_channel))
         return
-    streamed = 3 * dx.nbytes >= _STREAM_WHOLE and not (np.may_share_memory(dx, dy) or np.may_share_memory(dx, x))
+    streamed = _beyond_caches(_WHOLE * 3 * dx.nbytes, geometry) and _apart(dx, dy, x)
     given = dy, x, dx, mean, invstd, weight, sums, geometry.grid, streamed, threads
     if geometry.channels_last:
         which = fused_last.backward_channels_last
@@ -148,6 +151,18 @@ def backward(dy: In, x: In, dx: Out, mean: Row, invstd: Row, weight: Row, sums: 
     else:
         which = fused_first.backward_long_channels_first
     which.on(threads, x)(*given)
+
+
+def _beyond_caches(nbytes: float, geometry: Geometry) -> bool:
+    """Whether no cache keeps the result of a pass over so many bytes."""
+    if nbytes < _STREAM:
+        return False
+    return nbytes >= _STREAM_SHORT or geometry.channels_last or geometry.n_inner > _SHORT
+
+
+def _apart(y: Out, *inputs: In) -> bool:
+    """Whether none of the inputs has brought in lines of y."""
+    return not any(np.may_share_memory(y, x) for x in inputs)
 
 
 def _pays_along_rows(geometry: Geometry) -> bool:
