@@ -9,6 +9,7 @@ from .ahead import far_four, far_last, far_two, reads_on
 from .channels import put_affines, put_gradients
 from .partition import part_range, row
 from .pointwise import LONG, SPAN, finish, nothing, put, shared, slope
+from .pointwise_brief import brief, gradient_brief, normalize_brief
 from .vectors import fence, fma, in_order, lanes, load, load_part, splat, store_part, stream, until_aligned
 
 
@@ -56,7 +57,7 @@ def normalize_run(x, y, k, m, n, high, a, b, ahead, streamed, late):
         m += r
     else:
         streamed = False
-        v = load_part(x, k, min(step, n), high)
+        v = load_part(x, k, n, high)
     finish(y, late)
     while k + 5 * step <= stop:
         if ahead != 0:
@@ -94,6 +95,10 @@ def normalize_planes(x, y, table, grid, n_outer, n_channels, n_inner, x0, xo, xc
     With channels of 3 MB a training forward takes 0.85 of the time that the order of memory takes. Where that pays, as
     many channels are asked for meanwhile, those that follow.
     """
+    if brief(x, n_inner):
+        for o in range(n_outer - 1, -1, -1):
+            normalize_brief(x, y, table, n_channels, 0, n_channels, x0 + o * xo, xc, y0 + o * yo, yc, n_inner)
+        return
     late = nothing(x, y0)
     ahead = n_channels * xc if reads_on(x, grid, 1) else 0
     for o in range(n_outer - 1, -1, -1):
@@ -177,6 +182,15 @@ def normalize_span(x, y, table, grid, item, streamed):
     first, last, i, n = span(item, n_outer * n_channels, n_inner)
     o = first // n_channels
     c = first - o * n_channels
+    if brief(x, n):
+        while first < last:
+            end = min(n_channels, c + last - first)
+            k, m = x0 + o * xo + c * xc + i, y0 + o * yo + c * yc + i
+            normalize_brief(x, y, table, n_channels, c, end, k, xc, m, yc, n)
+            first += end - c
+            c = 0
+            o += 1
+        return
     late = nothing(x, y0)
     for _ in range(first, last):
         high, a, b = splat(x, table[c]), splat(x, table[n_channels + c]), splat(x, table[2 * n_channels + c])
@@ -228,7 +242,7 @@ def gradient_run(dy, x, dx, g, k, m, n, x_high, g_high, r, a, b, d, g_ahead, x_a
         m += head
     else:
         streamed = False
-        w, v = load_part(dy, g, min(step, n), g_high), load_part(x, k, min(step, n), x_high)
+        w, v = load_part(dy, g, n, g_high), load_part(x, k, n, x_high)
     finish(dx, late)
     while k + 3 * step <= stop:
         if x_ahead != 0:
@@ -264,6 +278,11 @@ def gradient_run(dy, x, dx, g, k, m, n, x_high, g_high, r, a, b, d, g_ahead, x_a
 @inner
 def gradient_planes(dy, x, dx, table, grid, n_outer, n_channels, n_inner, g0, go, gc, x0, xo, xc, d0, do, dc, streamed):
     """All planes of neighbouring channels, as in `normalize_planes`."""
+    if brief(x, n_inner):
+        for o in range(n_outer - 1, -1, -1):
+            g, k, m = g0 + o * go, x0 + o * xo, d0 + o * do
+            gradient_brief(dy, x, dx, table, n_channels, 0, n_channels, g, gc, k, xc, m, dc, n_inner)
+        return
     late = nothing(x, d0)
     g_ahead, x_ahead = (n_channels * gc, n_channels * xc) if reads_on(x, grid, 2) else (0, 0)
     for o in range(n_outer - 1, -1, -1):
@@ -321,6 +340,15 @@ def gradient_span(dy, x, dx, table, grid, item, streamed):
     first, last, i, n = span(item, n_outer * n_channels, n_inner)
     o = first // n_channels
     c = first - o * n_channels
+    if brief(x, n):
+        while first < last:
+            end = min(n_channels, c + last - first)
+            g, k, m = g0 + o * go + c * gc + i, x0 + o * xo + c * xc + i, d0 + o * do + c * dc + i
+            gradient_brief(dy, x, dx, table, n_channels, c, end, g, gc, k, xc, m, dc, n)
+            first += end - c
+            c = 0
+            o += 1
+        return
     late = nothing(x, d0)
     for _ in range(first, last):
         x_high, g_high = splat(x, table[c]), splat(x, table[n_channels + c])
