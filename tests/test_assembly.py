@@ -108,7 +108,8 @@ def test_sums_stay_in_registers(name: str, compiled: tuple[str, dict[str, str]])
 
 @pytest.mark.parametrize("name", SUMMING)
 def test_sums_are_read_ahead(name: str, compiled: tuple[str, dict[str, str]]) -> None:
-    assert any("prefetch" in line for loop in inner_loops(compiled[1][name]) for line in loop)
+    """Into the first-level cache."""
+    assert any("prefetcht0" in line for loop in inner_loops(compiled[1][name]) for line in loop)
 
 
 @pytest.mark.parametrize("name", READING_ON)
