@@ -46,19 +46,14 @@ def normalize_brief(x, y, table, n_channels, c, last, k, xc, m, yc, n):
         high, a, b = number(x, table, i), number(x, table, n_channels + i), number(x, table, 2 * n_channels + i)
         later = m + AHEAD if i < end else m
         v, j = load(x, k), 0
-        while j + 2 * step <= n:
+        while j + step < n:
+            following = min(j + step, n - step)
             prefetch(y, later + j)
-            w = load(x, k + j + step)
-            store(y, m + j, fma(v - high, a, b))
-            v = w
-            j += step
-        if j + step < n:
-            prefetch(y, later + j)
-            w = load(x, k + n - step)
+            w = load(x, k + following)
             in_order()
             store(y, m + j, fma(v - high, a, b))
-            v = w
-        store(y, m + n - step, fma(v - high, a, b))
+            v, j = w, following
+        store(y, m + j, fma(v - high, a, b))
         k += xc
         m += yc
 
@@ -73,19 +68,14 @@ def gradient_brief(dy, x, dx, table, n_channels, c, last, g, gc, k, xc, m, dc, n
         b, d = number(x, table, 4 * n_channels + i), number(x, table, 5 * n_channels + i)
         later = m + AHEAD if i < end else m
         w, v, j = load(dy, g), load(x, k), 0
-        while j + 2 * step <= n:
+        while j + step < n:
+            following = min(j + step, n - step)
             prefetch(dx, later + j)
-            w1, v1 = load(dy, g + j + step), load(x, k + j + step)
-            store(dx, m + j, slope(w, v, x_high, g_high, r, a, b, d))
-            w, v = w1, v1
-            j += step
-        if j + step < n:
-            prefetch(dx, later + j)
-            w1, v1 = load(dy, g + n - step), load(x, k + n - step)
+            next_w, next_v = load(dy, g + following), load(x, k + following)
             in_order()
             store(dx, m + j, slope(w, v, x_high, g_high, r, a, b, d))
-            w, v = w1, v1
-        store(dx, m + n - step, slope(w, v, x_high, g_high, r, a, b, d))
+            w, v, j = next_w, next_v, following
+        store(dx, m + j, slope(w, v, x_high, g_high, r, a, b, d))
         g += gc
         k += xc
         m += dc

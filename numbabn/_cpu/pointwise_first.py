@@ -185,7 +185,7 @@ def normalize_span(x, y, table, grid, item, streamed):
     if brief(x, n):
         while first < last:
             end = min(n_channels, c + last - first)
-            k, m = x0 + o * xo + c * xc + i, y0 + o * yo + c * yc + i
+            k, m = x0 + o * xo + c * xc, y0 + o * yo + c * yc
             normalize_brief(x, y, table, n_channels, c, end, k, xc, m, yc, n)
             first += end - c
             c = 0
@@ -343,7 +343,7 @@ def gradient_span(dy, x, dx, table, grid, item, streamed):
     if brief(x, n):
         while first < last:
             end = min(n_channels, c + last - first)
-            g, k, m = g0 + o * go + c * gc + i, x0 + o * xo + c * xc + i, d0 + o * do + c * dc + i
+            g, k, m = g0 + o * go + c * gc, x0 + o * xo + c * xc, d0 + o * do + c * dc
             gradient_brief(dy, x, dx, table, n_channels, c, end, g, gc, k, xc, m, dc, n)
             first += end - c
             c = 0
