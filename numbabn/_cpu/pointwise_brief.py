@@ -30,10 +30,10 @@ def brief(x, n):
 
 
 @inner
-def asking(last, n):
-    """The first of the channels before `last` in whose planes nothing is asked for.
+def first_without(last, n):
+    """The first of the channels up to `last` in whose planes nothing further is asked for: it would lie behind the row.
 
-    Behind a row other threads write, and behind the array memory may not be mapped.
+    Other threads write there, and behind the array memory may not be mapped.
     """
     return last - 1 - AHEAD // n
 
@@ -41,7 +41,7 @@ def asking(last, n):
 @inner
 def normalize_brief(x, y, table, n_channels, c, last, k, xc, m, yc, n):
     """Planes of channels c to `last` from x[k:] to y[m:], side by side or apart; their last two vectors overlap."""
-    step, end = lanes(x), asking(last, n)
+    step, end = lanes(x), first_without(last, n)
     for i in range(c, last):
         high, a, b = number(x, table, i), number(x, table, n_channels + i), number(x, table, 2 * n_channels + i)
         later = m + AHEAD if i < end else m
@@ -61,7 +61,7 @@ def normalize_brief(x, y, table, n_channels, c, last, k, xc, m, yc, n):
 @inner
 def gradient_brief(dy, x, dx, table, n_channels, c, last, g, gc, k, xc, m, dc, n):
     """Planes of channels c to `last` from dy[g:] and x[k:] to dx[m:], as in `normalize_brief`."""
-    step, end = lanes(x), asking(last, n)
+    step, end = lanes(x), first_without(last, n)
     for i in range(c, last):
         x_high, g_high = number(x, table, i), number(x, table, n_channels + i)
         r, a = number(x, table, 2 * n_channels + i), number(x, table, 3 * n_channels + i)

@@ -41,7 +41,8 @@ def span(item, n_planes, n_inner):
 def normalize_run(x, y, k, m, n, high, a, b, ahead, streamed, late):
     """n contiguous elements of one channel, from x[k:] to y[m:], but for the last vector; see `finish`.
 
-    Long runs ask for as many elements that lie `ahead` further, if that is not 0.
+    They are less than a vector, or LONG vectors and more: what is between is brief. Long runs ask for as many elements
+    that lie `ahead` further, if that is not 0.
     """
     step = lanes(x)
     stop = k + n
