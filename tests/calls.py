@@ -70,7 +70,7 @@ SMALL = {
     "first": Case((3, 5, 11, 13)),
     "many first": Case((2, 24, 9, 8)),
     "long first": Case((3, 5, 17, 19)),
-    "many long first": Case((2, 24, 17, 18)),
+    "many long first": Case((2, 24, 17, 20)),
     "last": Case((3, 5, 11, 13), last),
     "rows": Case((64, 12)),
     "spaced": Case((3, 4, 7, 5), spaced),
