@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .._compile import Grid, In, Out, Row, Table, inline, inner, kernel, linked, prange, read_rows
-from .ahead import far_four, far_last, far_two, reads_on
+from .ahead import far_four, far_last, far_two, planes_asked
 from .channels import put_affines, put_gradients
 from .partition import part_range, row
 from .pointwise import LONG, SPAN, finish, nothing, put, shared, slope
@@ -101,8 +101,9 @@ def normalize_planes(x, y, table, grid, n_outer, n_channels, n_inner, x0, xo, xc
             normalize_brief(x, y, table, n_channels, 0, n_channels, x0 + o * xo, xc, y0 + o * yo, yc, n_inner)
         return
     late = nothing(x, y0)
-    ahead = n_channels * xc if reads_on(x, grid, 1) else 0
+    asked = planes_asked(x, grid, 1)
     for o in range(n_outer - 1, -1, -1):
+        ahead = n_channels * xc if o < asked else 0
         for c in range(n_channels):
             high, a, b = splat(x, table[c]), splat(x, table[n_channels + c]), splat(x, table[2 * n_channels + c])
             k, m = x0 + o * xo + c * xc, y0 + o * yo + c * yc
@@ -285,8 +286,9 @@ def gradient_planes(dy, x, dx, table, grid, n_outer, n_channels, n_inner, g0, go
             gradient_brief(dy, x, dx, table, n_channels, 0, n_channels, g, gc, k, xc, m, dc, n_inner)
         return
     late = nothing(x, d0)
-    g_ahead, x_ahead = (n_channels * gc, n_channels * xc) if reads_on(x, grid, 2) else (0, 0)
+    asked = planes_asked(x, grid, 2)
     for o in range(n_outer - 1, -1, -1):
+        g_ahead, x_ahead = (n_channels * gc, n_channels * xc) if o < asked else (0, 0)
         for c in range(n_channels):
             x_high, g_high = splat(x, table[c]), splat(x, table[n_channels + c])
             r, a = splat(x, table[2 * n_channels + c]), splat(x, table[3 * n_channels + c])
