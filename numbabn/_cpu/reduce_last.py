@@ -12,14 +12,17 @@ import numpy as np
 
 from .._compile import Grid, In, Row, Table, inner, kernel, linked, prange, read_rows
 from .._geometry import M2, MEAN, SUM_DY, SUM_DY_XMU
+from .ahead import MEGABYTE, SECOND_LEVEL
 from .channels import put_grad_weights, wide_part
 from .partition import LEAST, ROWS, merge, row, row_parts, rows_range
 from .reduce_rows import add_moments, rows_dots, rows_moments, whole_size
 from .vectors import cast, lanes, load, splat, store_part
 
-PANEL = 2048  # most columns that one work item takes of a row: its sums are 32 KB. Panels of 512, whose sums stay in L1
-# but whose rows do not follow one another in memory, took 1.05 to 1.1 times as long over 1,024 and 2,048 channels;
-# panels of 4,096 up to 1.2 times
+# Most columns that one work item takes of a row: the sums of 2,048 are 32 KB. With a megabyte of L2 or less, panels of
+# 512, whose sums stay in L1 but whose rows do not follow one another in memory, took 1.05 to 1.1 times as long over
+# 1,024 and 2,048 channels; panels of 4,096 up to 1.2 times. With two (an Intel Xeon) 2,048 channels in two panels take
+# 0.85 to 0.95 of the time, the backward of (4096, 2048) 0.7.
+PANEL = 1536 if SECOND_LEVEL > MEGABYTE else 2048
 NARROW = 128  # columns that panels have at least, where there are so many
 ABREAST = 128  # columns that rows side by side may have
 
@@ -35,12 +38,13 @@ def rows_abreast(n_rows, n_channels, gaps):
 
 @inner
 def panel_width(x, n_rows, n_columns, parts, threads):
-    """Columns of a panel, but for the last one: all, or so few that each thread has two work items.
+    """Columns of a panel, but for the last one: no more than PANEL, and so few that each thread has two work items.
 
     128 rows of 512 channels then took two threads 0.85 to 0.9 of the time. Each panel begins with a whole vector: how
     wide it is makes no difference to a bit.
     """
-    most = min(PANEL, whole_size(x, n_columns))
+    panels = n_panels(n_columns, PANEL)
+    most = whole_size(x, (n_columns + panels - 1) // panels)
     if threads == 1 or n_rows * n_columns < LEAST:
         return most
     panels = (2 * threads + parts - 1) // parts
