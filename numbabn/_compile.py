@@ -247,7 +247,10 @@ def linked(function: _F) -> _F:
 
 
 def _callable(function: _F, to_kernel: bool = False, **options: bool) -> _F:
-    """Have a function compiled for the types of a call and linked to its caller, or to the kernel that both are in."""
+    """Have a function compiled for the types of a call and linked to its caller, or to the kernel that both are in.
+
+    A part brings along what it calls, which nothing has linked to it; a linked function has its own within.
+    """
     compiled: dict[tuple[Any, ...], Any] = {}
 
     @wraps(function)
