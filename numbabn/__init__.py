@@ -1,4 +1,4 @@
-"""Batch normalization on NumPy arrays: exact, fast and bitwise reproducible.
+"""Batch normalization on NumPy and CUDA arrays: exact, fast and bitwise reproducible.
 
 Names are loaded when first used; importing the package imports neither Numba nor anything optional.
 """

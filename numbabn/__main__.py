@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="numbabn", description="Batch normalization on NumPy arrays.")
+    parser = argparse.ArgumentParser(prog="numbabn", description="Batch normalization on NumPy and CUDA arrays.")
     parser.add_argument("--version", action="version", version=f"numbabn {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in (

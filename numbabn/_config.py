@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One consistent set of values; a kernel call reads it once."""
+    """One consistent set of values."""
 
     threads: int | None = None
     parallel_threshold: int = 65_536

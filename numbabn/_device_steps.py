@@ -54,11 +54,7 @@ class Steps:
     def rows_of(self, layout: Layout, out: Any, names: tuple[str, ...], values: tuple[Any, ...]) -> Rows:
         """Per-channel arguments as they lie; a weight that is None is 1, a bias 0; None for one without a name."""
         given = next((v.dtype for v in values if hasattr(v, "dtype") and isinstance(v.dtype, np.dtype)), layout.dtype)
-        return tuple(
-            value if isinstance(value, DeviceArray) and not self._overlaps(out, name, value)
-            else self._row(layout, out, name, value, given)
-            for name, value in zip(names, values, strict=True)
-        )  # fmt: skip
+        return tuple(self._row(layout, out, *pair, given) for pair in zip(names, values, strict=True))
 
     def row_of(self, layout: Layout, out: Any, name: str, value: Any) -> DeviceArray:
         """A per-channel argument as it lies; zeros for one without a name."""
@@ -66,18 +62,17 @@ class Steps:
         return self._constant(layout, 0.0, _FLOAT64) if row is None else row
 
     def _row(self, layout: Layout, out: Any, name: str, value: Any, dtype: np.dtype[Any]) -> Any:
-        if value is None:
+        if isinstance(value, DeviceArray):
+            array = value
+        elif value is None:
             if name and name not in _LEFT_OUT:
                 raise ValueError(f"{name} is None, expected one value for each channel")
             return self._constant(layout, _LEFT_OUT.get(name, 0.0), dtype) if name else None
-        array = self._ordered(device.parameter(name, value, layout.kept_shape, self.x))
-        self._overlaps(out, name, array)
-        return array
-
-    def _overlaps(self, out: Any, name: str, array: DeviceArray) -> bool:
+        else:
+            array = self._ordered(device.parameter(name, value, layout.kept_shape, self.x))
         if out is not None:
             device.require_apart(self.out, name, array)
-        return False
+        return array
 
     def _constant(self, layout: Layout, value: float, dtype: np.dtype[Any]) -> DeviceArray:
         memory = _load("_cuda.memory")
@@ -109,8 +104,9 @@ class Steps:
 
     def _table(self, layout: Layout) -> DeviceArray:
         """Three float64 rows, in an array of the caller's kind if the call returns them."""
-        if self.kept:
-            return device.empty(self.x, (3, layout.n_channels), _FLOAT64)
+        return device.empty(self.x, (3, layout.n_channels), _FLOAT64) if self.kept else self._scratch_table(layout)
+
+    def _scratch_table(self, layout: Layout) -> DeviceArray:
         scratch = device.adopt("scratch", _load("_cuda.workspace").table(self.x, layout.n_channels))
         return scratch.row(0, 3 * layout.n_channels)
 
@@ -159,7 +155,7 @@ class Steps:
     ) -> None:
         geometry = _geometry(layout, dy, x, self.out)
         if geometry is not None:
-            table = device.empty(self.x, (3, layout.n_channels), _FLOAT64)
+            table = self._scratch_table(layout)
             for k, row in enumerate(sums):
                 _each("copy_row", self.x, (row,), (table.row(k, layout.n_channels),))
             _load("_cuda").backward_elemt(dy, x, self.out, *rows, table, geometry, count)

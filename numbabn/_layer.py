@@ -66,6 +66,8 @@ class Layer:
             raise TypeError(f"num_features must be an int or a tuple of them, got {num_features!r}") from None
         if any(n < 0 for n in sizes):
             raise ValueError(f"num_features must be >= 0, got {num_features}")
+        if len(sizes) != (len(self.axis) if isinstance(self.axis, tuple) else 1):
+            raise ValueError(f"num_features must have one extent for each of axis={self.axis}, got {num_features}")
         self.num_features: int | tuple[int, ...] = sizes if isinstance(num_features, tuple) else sizes[0]
         self.weight: Array | None = self._full(sizes, 1) if weight else None
         self.bias: Array | None = self._full(sizes, 0) if bias else None
@@ -375,9 +377,11 @@ class Layer:
             ranks = " or ".join(f"{n}-D" for n in self._ranks)
             raise ValueError(f"{type(self).__name__} expected {ranks} input, got {x.ndim}-D input of shape {x.shape}")
         shape = x.shape
-        found = tuple([shape[a] for a in kept_axes(shape, self.axis)])
+        kept = kept_axes(shape, self.axis)
+        found = tuple([shape[a] for a in kept])
         if found != (self.num_features if isinstance(self.num_features, tuple) else (self.num_features,)):
+            where = f"axis {self.axis}" if len(kept) == 1 else f"axes {kept}, in this order"
             raise ValueError(
-                f"{type(self).__name__} expected {self.num_features} channels on axis {self.axis}, got "
+                f"{type(self).__name__} expected {self.num_features} channels on {where}, got "
                 f"{found[0] if len(found) == 1 else found} in input of shape {shape}"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -54,7 +55,6 @@ class _Frame(NamedTuple):
 MOST_OPERANDS = 3  # dy, x and dx
 
 
-@lru_cache(maxsize=4096)
 def layout(
     shape: tuple[int, ...],
     strides: tuple[int, ...],
@@ -67,12 +67,27 @@ def layout(
     Raises
     ------
     TypeError
-        If the dtype is not supported.
+        If the dtype is not supported or `axis` holds anything but integers.
     AxisError
         If an axis is out of range.
     ValueError
         If an axis is repeated or there are not two dimensions.
     """
+    return _layout(shape, strides, dtype, axis if type(axis) is int else whole_axis(axis), name)
+
+
+def whole_axis(axis: Any) -> int | tuple[int, ...]:
+    """An axis, or a tuple of them, as Python's integers; TypeError for anything else."""
+    try:
+        return tuple(map(operator.index, axis)) if isinstance(axis, tuple) else operator.index(axis)
+    except TypeError:
+        raise TypeError(f"axis must be an int or a tuple of ints, got {axis!r}") from None
+
+
+@lru_cache(maxsize=4096)
+def _layout(
+    shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], axis: int | tuple[int, ...], name: str
+) -> Layout:
     require_supported(name, dtype)
     kept = kept_axes(shape, axis, name)
     kept_shape = tuple(shape[a] for a in kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -70,6 +71,8 @@ class Moments:
 
         Raises
         ------
+        TypeError
+            If one of them is no Moments.
         ValueError
             If shapes differ.
 
@@ -77,7 +80,7 @@ class Moments:
         -----
         Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1983).
         """
-        return reduce(Moments.__add__, others, self)
+        return reduce(operator.add, others, self)
 
     def var(self, ddof: float = 0) -> npt.NDArray[Any]:
         """Variance, m2 / (count - ddof); NaN where there are not more than `ddof` values.

@@ -28,15 +28,13 @@ def parse(device: Any) -> str:
 
 
 def move(array: Any, device: str) -> Any:
-    """The array itself where it is on that device, else a copy there; waits for the device."""
+    """The array itself where it is known to be on that device, else a copy there; waits for the device."""
+    number = int(device.partition(":")[2] or -1)
     if is_device_array(array):
-        if device != HOST:
+        if device != HOST and number in (-1, load("_device").adopt("array", array).device):
             return array
-        return load("_cuda.memory").to_host(array)
-    if device == HOST:
-        return array
-    number = device.partition(":")[2]
-    return load("_cuda.memory").to_device(array, int(number) if number else None)
+        array = load("_cuda.memory").to_host(array)  # from one CUDA device to another too
+    return array if device == HOST else load("_cuda.memory").to_device(array, None if number < 0 else number)
 
 
 def on_host(array: Any) -> Any:

@@ -66,7 +66,8 @@ def batch_norm(
     Parameters
     ----------
     x : array_like of float32 or float64, rank 2 or more
-        Input. Its memory order is kept; no stride pattern makes a whole copy.
+        Input. Its memory order is kept; no stride pattern makes a whole copy. An array on a CUDA device has all others
+        there too, and results of its library.
     running_mean, running_var : ndarray, optional
         Running statistics in the shape of the kept axes, any supported float dtype. Needed unless `training`; in
         training, those given are updated in place.
@@ -94,12 +95,12 @@ def batch_norm(
     Raises
     ------
     TypeError
-        If a dtype or kind of array is not supported.
+        If a dtype or kind of array is not supported, or `axis` is no int or tuple of them.
     ValueError
-        If shapes do not fit, eps is negative, training sees one value per channel, running statistics are missing, or
-        `out` overlaps an input. Nothing has changed then.
+        If shapes do not fit, x has less than two dimensions, `axis` repeats one, eps is negative, training sees one
+        value per channel or no more than `running_ddof`, running statistics are missing, or `out` overlaps an input.
     AxisError
-        If `axis` is out of range.
+        If `axis` is out of range. Nothing has changed after any of these.
 
     Notes
     -----
@@ -186,7 +187,8 @@ def batch_norm_backward(
     dy : array_like
         Gradient with respect to y, in x's shape and dtype.
     x : array_like or None
-        The forward's input. May be None with ``training=False`` and ``needs=("x",)``: dx then depends on dy alone.
+        The forward's input. May be None where `needs` leaves out "weight" and, in training, "x": all else depends on dy
+        alone.
     weight : array_like, optional
         The forward's weight.
     save_mean, save_invstd : array_like
@@ -331,7 +333,7 @@ def update_running(
     Raises
     ------
     TypeError
-        If a buffer is no ndarray or has an unsupported dtype.
+        If a buffer is no ndarray, or not on the device of the moments, or has an unsupported dtype.
     ValueError
         If a buffer's shape differs, it is read-only, or the count is not above `running_ddof`.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy.typing as npt
 
 from ._layer import Layer
+from ._layout import whole_axis
 from ._lazy_layer import LazyLayer
 
 _INTRO = """Batch normalization over {what}.
@@ -53,9 +54,11 @@ _ATTRIBUTES = """
     Raises
     ------
     TypeError
-        For an unsupported dtype.
+        For an unsupported dtype, or a num_features that is no int, where there is one.
     ValueError
-        For a negative eps, an unknown device or a num_features that is none.
+        For a negative eps or num_features, extents that are not as many as axes, or an unknown device.
+    ImportError
+        For a CUDA device without Numba's CUDA package.
 
     Examples
     --------
@@ -92,7 +95,7 @@ class BatchNorm(Layer):
     __doc__ = (
         _INTRO
         + """    num_features : int or tuple of int
-        Number of channels, for a tuple of axes the extents of all of them.
+        Number of channels; for a tuple of axes their extents, in the order in which the axes lie in the array.
 """
         + _COMMON
         + """    axis : int or tuple of int, default 1
@@ -123,10 +126,7 @@ class BatchNorm(Layer):
         running_ddof: float = 1,
         axis: int | tuple[int, ...] = 1,
     ) -> None:
-        n_axes = len(axis) if isinstance(axis, tuple) else 1
-        if n_axes != (len(num_features) if isinstance(num_features, tuple) else 1):
-            raise ValueError(f"num_features must have one extent for each of axis={axis}, got {num_features}")
-        self.axis = axis
+        self.axis = whole_axis(axis)
         super().__init__(
             num_features,  # type: ignore[arg-type]
             eps,

@@ -136,6 +136,10 @@ def test_layers_move() -> None:
     assert moved is layer and type(layer.weight) is not np.ndarray
     for name, value in layer.state_dict().items():
         assert_bits(value, state[name], name)
+    weight = layer.weight
+    assert layer.to("cuda").weight is weight
+    assert layer.to("cuda:0").weight is not weight  # arrays of Numba's do not tell where they are
+    assert_bits(layer.state_dict()["running_mean"], state["running_mean"])
     twin = copy.deepcopy(layer)
     assert type(twin.weight) is not np.ndarray
     layer.reset_parameters()

@@ -183,6 +183,8 @@ def test_warm_calls_with_out_allocate_nothing(launches: list[Launch], monkeypatc
             nb.batch_norm(*learning, out=out)
             nb.batch_norm(*learning[:5], out=out)
             nb.normalize(*learning[:5], out=out)
+            summed: tuple[Any, ...] = (array, array, *given, given[0], 9.0)
+            nb.backward_elemt(*summed, out=out)
 
     calls()
     for name in ("empty", "empty_like"):

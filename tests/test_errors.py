@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,14 @@ def test_rank(call: Any, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("axis", [4, -5, (1, 4), (-5,)])
 def test_axes_out_of_range(call: Any, axis: Any) -> None:
     with pytest.raises(AxisError, match="out of bounds"):
+        call(X, axis=axis)
+
+
+@every_function
+@pytest.mark.parametrize("axis", [[1], 1.0, "1", None, (0, 1.0), ((0, 1),)], ids=str)
+def test_axes_that_are_no_integers(call: Any, axis: Any) -> None:
+    call(X, axis=np.int64(1))
+    with pytest.raises(TypeError, match=f"^axis must be an int or a tuple of ints, got {re.escape(repr(axis))}$"):
         call(X, axis=axis)
 
 

@@ -44,7 +44,7 @@ STOREYS = {
     "numbabn._scalar": 0,
 }
 BACKENDS = 1
-# Who knows the compiler; the info command does, to report on it.
+# Who knows the compiler.
 COMPILER = {"numba", "llvmlite"}
 KNOW_THE_COMPILER = {
     "numbabn._compile",

@@ -134,6 +134,9 @@ def test_what_cannot_be_added() -> None:
         m.merge(m, nb.Moments(0, np.zeros(3), np.zeros(3)))
     with pytest.raises(TypeError):
         m + 1  # type: ignore[operator]
+    for others in ((3,), (m, None), (3, m)):
+        with pytest.raises(TypeError, match="Moments"):
+            m.merge(*others)
 
 
 def test_moments_of_two_axes_merge() -> None:

@@ -317,11 +317,16 @@ def test_any_axis(axis: Any, shape: tuple[int, ...], features: Any) -> None:
 def test_features_that_do_not_fit_the_axes(features: Any, axis: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="num_features"):
         nb.BatchNorm(features, axis=axis)
+    if axis == 1:
+        with pytest.raises((TypeError, ValueError), match="num_features"):
+            nb.BatchNorm2d(features)
 
 
 def test_inputs_that_do_not_fit_the_axes() -> None:
-    layer = nb.BatchNorm((3, 4), axis=(1, 2))
-    with pytest.raises(ValueError, match=r"expected \(3, 4\) channels on axis \(1, 2\), got \(3, 5\)"):
+    with pytest.raises(TypeError, match="axis must be an int or a tuple of ints"):
+        nb.BatchNorm(3, axis=1.0)  # type: ignore[arg-type]
+    layer = nb.BatchNorm((3, 4), axis=(-1, 1))
+    with pytest.raises(ValueError, match=r"expected \(3, 4\) channels on axes \(1, 2\), in this order, got \(3, 5\)"):
         layer(np.ones((2, 3, 5), np.float32))
     with pytest.raises(np.exceptions.AxisError):
-        layer(np.ones((2, 3), np.float32))
+        nb.BatchNorm((3, 4), axis=(1, 2))(np.ones((2, 3), np.float32))

@@ -181,9 +181,9 @@ def _pays_along_rows(geometry: Geometry) -> bool:
 
 
 def _in_one_pass(x: In, geometry: Geometry, threads: int) -> bool:
-    """Whether one pass channel by channel beats two over the array: channels are enough for all, and fit in L2.
+    """Whether one pass channel by channel beats two over the array: there are enough channels for all threads.
 
-    Short planes are taken in groups. With a second-level cache of half a megabyte and 1.5 MB a group, a training
+    Short planes are taken in groups, which may be twice L2: with half a megabyte of it and 1.5 MB a group, a training
     forward over 77 MB in planes of 7x7 took 1.1 to 1.25 times as long in one pass as in two, a backward 1.15 times;
     with 1 MB, about as long.
     """
