@@ -107,7 +107,7 @@ def output(out: Any, like: Array, *same: tuple[str, Array | None]) -> Array:
     ):
         array = _fitting(out, like)
     for name, other in same:
-        if other is None or other is array or array.base is other.base is None or are_apart(array, other):
+        if other is None or other is array or are_apart(array, other):
             continue
         if np.may_share_memory(array, other) and not is_same(array, other):
             require_apart(array, name, other)
@@ -149,7 +149,7 @@ def are_apart(a: Array, b: Array) -> bool:
     of_b = b if b.base is None else b.base
     if of_a is of_b:
         return False
-    return type(of_a) is np.ndarray and type(of_b) is np.ndarray and of_a.base is None and of_b.base is None
+    return type(of_a) is np.ndarray and type(of_b) is np.ndarray and of_a.flags.owndata and of_b.flags.owndata
 
 
 def is_same(a: Array, b: Array) -> bool:
@@ -157,7 +157,7 @@ def is_same(a: Array, b: Array) -> bool:
     if a is b:
         return True
     here, there = a.__array_interface__["data"][0], b.__array_interface__["data"][0]
-    return bool(here == there and a.strides == b.strides)
+    return here == there and all(n == 1 or s == t for n, s, t in zip(a.shape, a.strides, b.strides, strict=True))
 
 
 def shares_memory(a: Array, b: Array | None = None) -> bool:

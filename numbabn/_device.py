@@ -60,7 +60,8 @@ class DeviceArray:
     def is_same(self, other: Any) -> bool:
         """Whether another array of this shape is the same elements."""
         beside = adopt("out", other)
-        return self.start == beside.start and self.strides == beside.strides
+        steps = zip(self.shape, self.strides, beside.strides, strict=True)
+        return self.start == beside.start and all(n == 1 or s == t for n, s, t in steps)
 
     @property
     def is_flat(self) -> bool:

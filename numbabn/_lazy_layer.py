@@ -45,7 +45,7 @@ class LazyLayer(Layer):
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> _state.IncompatibleKeys:
         sizes = [np.shape(state[name]) for name in STATE[:4] if name in state]
-        if not sizes or len(sizes[0]) != 1:
+        if not sizes or len(sizes[0]) != 1 or sizes[0][0] == 0:  # of a layer that has seen nothing either
             return super().load_state_dict(state, strict)
         grown = self._grown(sizes[0][0])
         result = grown.load_state_dict(state, strict)

@@ -152,20 +152,32 @@ def _on_device() -> Any:
 
 
 def merged(count_a: Any, mean_a: Any, m2_a: Any, count_b: Any, mean_b: Any, m2_b: Any) -> tuple[Any, Any]:
-    """`merge` of arrays, quietly; a mean that differences of infinities made NaN is the infinity of one sign."""
-    with np.errstate(invalid="ignore", over="ignore"):
+    """`merge` of arrays, quietly; a mean that differences of infinities made NaN is the infinity of one sign.
+
+    Where there is nothing in a, its distance to b does not matter, though its square may be infinite.
+    """
+    with np.errstate(all="ignore"):
         mean, m2 = merge(count_a, mean_a, m2_a, count_b, mean_b, m2_b)
-        return np.where(np.isnan(mean), mean_a + mean_b, mean), m2
+        return np.where(np.isnan(mean), mean_a + mean_b, mean), np.where(np.equal(count_a, 0), m2_b, m2)
 
 
 def invstd(var: npt.NDArray[Any], eps: float) -> npt.NDArray[Any]:
     """1 / sqrt(var + eps), and 0 where that sum is 0."""
     require_eps(eps)
-    std = np.sqrt(np.add(var, eps, dtype=np.float64))
-    return np.divide(1.0, std, out=np.zeros_like(std), where=std != 0.0)  # type: ignore[no-any-return]
+    with np.errstate(all="ignore"):
+        std = np.sqrt(np.add(var, eps, dtype=np.float64))
+        return np.divide(1.0, std, out=np.zeros_like(std), where=std != 0.0)  # type: ignore[no-any-return]
 
 
 def require_eps(eps: float) -> None:
-    """Refuse a negative or NaN eps."""
+    """Refuse a negative or NaN eps, and what is no number."""
+    if type(eps) is not float:
+        require_number("eps", eps)
     if not eps >= 0.0:
         raise ValueError(f"eps must be >= 0, got {eps}")
+
+
+def require_number(name: str, value: Any) -> None:
+    """Refuse what is no real number; one in an array of no dimensions is."""
+    if not hasattr(value, "__float__") or np.ndim(value):
+        raise TypeError(f"{name} must be a number, got {value!r}")

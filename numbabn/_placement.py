@@ -70,7 +70,8 @@ def zeros_like(array: Any) -> Any:
 def add(array: Any, other: Any) -> Any:
     """The array, to whose elements those of another one have been added."""
     if type(array) is np.ndarray:
-        array += other
+        with np.errstate(all="ignore"):
+            array += other
     else:
         load("_device_steps").add(array, other)
     return array

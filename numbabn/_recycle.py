@@ -47,6 +47,9 @@ class _Block:
             "typestr": like.dtype.str,
         }
 
+    def __reduce__(self) -> Any:
+        raise TypeError("the memory of a result cannot be copied or pickled; copy the array")
+
     def __del__(self) -> None:
         try:
             memory = self.memory

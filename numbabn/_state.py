@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ._arrays import is_device_array
+from ._arrays import adopt, is_device_array
 from ._placement import copy_in, on_host
 
 Array = npt.NDArray[Any]
@@ -46,15 +46,15 @@ def load(owner: str, own: Mapping[str, Array], state: Mapping[str, Any], strict:
     RuntimeError
         With PyTorch's words: for a shape that differs and, if strict, for missing and unexpected names.
     TypeError
-        If the state is no mapping.
+        If the state is no mapping, or a value is of another kind.
     """
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be a mapping of names to arrays, got {type(state).__name__}")
-    version = getattr(state, "_metadata", {}).get("", {}).get("version")
+    version = (getattr(state, "_metadata", None) or {}).get("", {}).get("version")
     old = {"num_batches_tracked"} if version is None or version < VERSION else set()
     missing = [name for name in own if name not in state and name not in old]
     unexpected = [name for name in state if name not in own]
-    values = {name: _on_host(state[name]) for name in own if name in state}
+    values = {name: _on_host(name, state[name]) for name in own if name in state}
     problems = []
     if strict and missing:
         problems.append(f"Missing key(s) in state_dict: {_quoted(missing)}. ")
@@ -68,7 +68,10 @@ def load(owner: str, own: Mapping[str, Array], state: Mapping[str, Any], strict:
     ]
     if problems:
         raise RuntimeError(f"Error(s) in loading state_dict for {owner}:\n\t" + "\n\t".join(problems))
-    cast = {name: value.astype(own[name].dtype, casting="same_kind") for name, value in values.items()}
+    for name, value in values.items():
+        if not np.can_cast(value.dtype, own[name].dtype, "same_kind"):
+            raise TypeError(f"{name} has dtype {value.dtype}, expected what can be cast to {own[name].dtype}")
+    cast = {name: value.astype(own[name].dtype) for name, value in values.items()}
     for name, value in cast.items():
         copy_in(own[name], value)
     return IncompatibleKeys(missing, unexpected)
@@ -81,7 +84,7 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, Array], config: Map
     try:
         with os.fdopen(descriptor, "wb") as file:
             with zipfile.ZipFile(file, "w") as members:  # what np.savez does, which may pickle before NumPy 2.2
-                for name, array in {_CONFIG: np.array(json.dumps(config, default=float)), **arrays}.items():
+                for name, array in {_CONFIG: np.array(json.dumps(config, default=_of_json)), **arrays}.items():
                     with members.open(f"{name}.npy", "w") as member:
                         np.lib.format.write_array(member, on_host(array), allow_pickle=False)
             file.flush()
@@ -112,9 +115,14 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]
     return arrays, config
 
 
-def _on_host(value: Any) -> Array:
+def _on_host(name: str, value: Any) -> Array:
     """A state's array as an ndarray; those on a device are copied: loading a state may cross between both."""
-    return on_host(value) if is_device_array(value) else np.asarray(value)
+    return on_host(value) if is_device_array(value) else adopt(name, value)
+
+
+def _of_json(value: Any) -> Any:
+    """What JSON has for a number of NumPy's, or of another kind."""
+    return value.item() if isinstance(value, np.generic) else float(value)
 
 
 def _quoted(names: list[str]) -> str:

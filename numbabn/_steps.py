@@ -72,8 +72,8 @@ def row_of(layout: Layout, out: Array | None, name: str, value: Any) -> Array:
         type(value) is np.ndarray
         and (value.dtype is _FLOAT32 or value.dtype is _FLOAT64)
         and value.shape == layout.row_shape
-        and (value.base is None or value.flags.num & _C_ALIGNED == _C_ALIGNED)
-        and (out is None or out.base is value.base is None or are_apart(out, value))
+        and value.flags.num & _C_ALIGNED == _C_ALIGNED
+        and (out is None or are_apart(out, value))
     ):
         return value
     return _copied_row(layout, out, name, value)
@@ -234,10 +234,11 @@ def update_running(
     running_mean: Array | None, running_var: Array | None, moments: Moments, momentum: float, ddof: float
 ) -> None:
     """Blend moments into running statistics, of which one may be None."""
-    if running_mean is not None:
-        running_mean[...] = blend(running_mean.astype(np.float64), moments.mean, momentum)
-    if running_var is not None:
-        running_var[...] = blend(running_var.astype(np.float64), moments.var(ddof), momentum)
+    with np.errstate(all="ignore"):  # NumPy's settings could make one of the two raise after the other is written
+        if running_mean is not None:
+            running_mean[...] = blend(running_mean.astype(np.float64), moments.mean, momentum)
+        if running_var is not None:
+            running_var[...] = blend(running_var.astype(np.float64), moments.var(ddof), momentum)
 
 
 def backward_reduce(dy: Array, x: Array, rows: Rows, layout: Layout) -> Array:
@@ -259,7 +260,7 @@ def backward_reduce(dy: Array, x: Array, rows: Rows, layout: Layout) -> Array:
 
 def backward_elemt(dy: Array, x: Array, dx: Array, rows: Rows, both: Rows, layout: Layout, count: float) -> None:
     """Dx from dy, x, the rows mean, invstd, weight, and both sums over `count` elements a channel."""
-    sums = np.stack(both)
+    sums = np.stack(both, dtype=np.float64)
     for (flat_dy, flat_x, flat_dx), geometry, channels in pieces(layout, (dy, x), dx):
         part = np.ascontiguousarray(sums[:, channels])
         some = (row[channels] for row in rows)

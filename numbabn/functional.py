@@ -10,7 +10,7 @@ import numpy.typing as npt
 from . import _steps
 from ._geometry import GRAD_WEIGHT, INVSTD, M2, MEAN, SUM_DY, SUM_DY_XMU
 from ._layout import Layout, layout
-from ._moments import Moments, require_eps
+from ._moments import Moments, require_eps, require_number
 
 Array = npt.NDArray[Any]
 
@@ -230,6 +230,7 @@ def batch_norm_backward(
     """
     needs_x = needs_weight = needs_bias = True
     if needs is not _ALL:
+        needs = tuple(needs)
         for name in needs:
             if name not in _ALL:
                 raise ValueError(f"needs may hold 'x', 'weight' and 'bias', got {name!r}")
@@ -346,6 +347,10 @@ def update_running(
     >>> mean, var
     (array([1. , 1.5]), array([2.5, 2.5]))
     """
+    if not isinstance(moments, Moments):
+        raise TypeError(f"moments must be Moments, got {type(moments).__name__}")
+    require_number("momentum", momentum)
+    require_number("running_ddof", running_ddof)
     shape = moments.mean.shape
     at = _steps if type(moments.mean) is np.ndarray else _steps.adopted("moments.mean", moments.mean)[0]
     r_mean = None if running_mean is None else at.buffer("running_mean", running_mean, shape)
@@ -517,6 +522,7 @@ def backward_elemt(
     at, g = (_steps, dy) if type(dy) is np.ndarray else _steps.adopted("dy", dy)
     lie = layout(g.shape, g.strides, g.dtype, axis, "dy")
     array = at.adopt_like("x", x, g, "dy")
+    require_number("count", count)
     if g.size and not count > 0:
         raise ValueError(f"count must be > 0, got {count}")
     dx = at.output(out, array, ("dy", g), ("x", array))
@@ -531,7 +537,7 @@ def backward_elemt(
 
 
 def _require_count(x: Array, lie: Layout, ddof: float) -> None:
-    if x.size == 0 or lie.per_channel > max(1, ddof):
+    if x.size == 0 or (lie.per_channel > 1 and lie.per_channel > ddof):
         return
     if lie.per_channel == 1:
         raise ValueError(f"training needs more than 1 value per channel, got x of shape {x.shape}, axis {lie.kept}")
@@ -586,6 +592,9 @@ def _train(
     lie = layout(array.shape, array.strides, array.dtype, axis)
     shape = lie.kept_shape
     require_eps(eps)
+    if type(momentum) is not float or type(running_ddof) is not int:
+        require_number("momentum", momentum)
+        require_number("running_ddof", running_ddof)
     ddof = running_ddof if running_var is not None else 0
     y = at.output(None, array) if out is None else out
     rows = at.fit(lie, array, array, y, (running_mean, running_var, weight, bias), 2)

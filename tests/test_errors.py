@@ -117,8 +117,13 @@ REFUSED: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
     "bias-masked": (TypeError, "bias is a masked array", {"bias": np.ma.ones(3)}),
     "negative-eps": (ValueError, "eps must be >= 0", {"eps": -1e-5}),
     "nan-eps": (ValueError, "eps must be >= 0", {"eps": float("nan")}),
-    "momentum-none": (TypeError, ".", {"momentum": None}),
-    "momentum-text": (ValueError, ".", {"momentum": "much"}),
+    "eps-text": (TypeError, "eps must be a number, got '1e-5'", {"eps": "1e-5"}),
+    "eps-array": (TypeError, "eps must be a number", {"eps": np.full(3, 1e-5)}),
+    "momentum-none": (TypeError, "momentum must be a number, got None", {"momentum": None}),
+    "momentum-text": (TypeError, "momentum must be a number, got 'much'", {"momentum": "much"}),
+    "momentum-complex": (TypeError, "momentum must be a number, got 1j", {"momentum": 1j}),
+    "ddof-none": (TypeError, "running_ddof must be a number, got None", {"running_ddof": None}),
+    "ddof-nan": (ValueError, "running_ddof is nan", {"running_ddof": float("nan")}),
     "ddof": (ValueError, "running_ddof is 140", {"running_ddof": 140}),
     "ddof-one-more": (ValueError, "running_ddof is 141", {"running_ddof": 141}),
     "mean-shape": (ValueError, "running_mean has shape", {"running_mean": np.zeros(4)}),
@@ -222,6 +227,9 @@ def test_count_of_backward_elemt(count: float) -> None:
         (ValueError, "running_mean has shape", {"running_mean": np.zeros(2)}),
         (ValueError, "running_var is read-only", {"running_var": SCALE}),
         (ValueError, "moments.count is 140", {"running_ddof": 140}),
+        (TypeError, "moments must be Moments, got NoneType", {"moments": None}),
+        (TypeError, "momentum must be a number, got 'much'", {"momentum": "much"}),
+        (TypeError, "running_ddof must be a number, got None", {"running_ddof": None}),
     ],
 )
 def test_update_running_that_is_refused_changes_nothing(error: Any, message: str, change: dict[str, Any]) -> None:
@@ -237,3 +245,19 @@ def test_a_name_that_does_not_exist() -> None:
     with pytest.raises(AttributeError, match="no attribute 'batchnorm'"):
         nb.batchnorm  # noqa: B018
     assert set(nb.__all__) <= set(dir(nb))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_numpys_error_settings_do_not_leave_half_of_it_written(dtype: Any) -> None:
+    """As in kernels, infinities and NaN are values."""
+    with np.errstate(all="raise"):
+        mean, var = np.zeros(1, dtype), np.ones(1, dtype)
+        nb.update_running(mean, var, nb.moments(np.array([[1e30], [3e150]])), 1.0)
+        assert np.isinf(var.astype(np.float32)).all() if dtype is np.float32 else np.isfinite(mean).all()
+        layer = nb.BatchNorm1d(1)
+        layer(np.array([[1.0], [2.0]], dtype))
+        layer.backward(np.full((2, 1), 3e38, dtype))
+        assert np.isinf(layer.grads["bias"]).all()
+        out = np.zeros((2, 1), dtype)
+        y, _, invstd = nb.batch_norm_forward(np.ones((2, 1), dtype), np.zeros(1), -np.ones(1), out=out)
+        assert y is out and np.isnan(invstd).all() and np.isnan(out).all()

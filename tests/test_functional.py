@@ -142,6 +142,27 @@ def test_parameters_of_any_dtype_and_stride(dtype: Any, other: Any, place: Any) 
         assert_bits(result, exact)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_parameters_of_the_steps_of_any_dtype(dtype: Any) -> None:
+    x, weight = normal(SHAPE, dtype, 1), uniform(3, dtype, 2)
+    m = nb.moments(x)
+    given = (m.mean, m.invstd(), weight, *nb.backward_reduce(x, x, m.mean, m.invstd()))
+    narrow: list[Any] = [a.astype(np.float32) for a in given]
+    wide: list[Any] = [a.astype(np.float64) for a in narrow]
+    assert_bits(nb.backward_elemt(x, x, *narrow, count=m.count), nb.backward_elemt(x, x, *wide, count=m.count))
+
+
+@pytest.mark.small
+def test_a_parameter_of_one_element() -> None:
+    """An array whose base is None need not lie without gaps."""
+    weight = np.ndarray((3,), np.float64, strides=(0,))
+    weight[...] = 2.0
+    x = normal(SHAPE, np.float64, 1)
+    for training in (True, False):
+        given: dict[str, Any] = {"running_mean": np.zeros(3), "running_var": np.ones(3), "training": training}
+        assert_bits(nb.batch_norm(x, weight=weight, **given), nb.batch_norm(x, weight=np.full(3, 2.0), **given))
+
+
 @pytest.mark.small
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("wide", [(0,), (1,), (2,), (3,), (0, 2), (1, 3), (0, 1, 2)])
@@ -262,7 +283,7 @@ def test_needs(training: bool, needs: tuple[str, ...]) -> None:
     x, dy = normal(SHAPE, np.float32, 1), normal(SHAPE, np.float32, 2)
     _, mean, scale = nb.batch_norm_forward(x, training=True)
     everything = nb.batch_norm_backward(dy, x, WEIGHT, mean, scale, training=training)
-    some = nb.batch_norm_backward(dy, x, WEIGHT, mean, scale, training=training, needs=needs)
+    some = nb.batch_norm_backward(dy, x, WEIGHT, mean, scale, training=training, needs=iter(needs))  # type: ignore[arg-type]
     for name, result, whole in zip(some._fields, some, everything, strict=True):
         if name in needs:
             assert_bits(result, whole, name)

@@ -102,6 +102,8 @@ def test_empty_moments_change_nothing() -> None:
         assert merged.count == m.count
         assert_bits(merged.mean, m.mean)
         assert_bits(merged.m2, m.m2)
+    far = nb.moments(np.full((3, 5), 1e200))  # the square of its distance to nothing is infinite
+    assert (EMPTY + far).m2.tolist() == [0.0] * 5
     nothing = EMPTY + EMPTY
     assert (nothing.count, nothing.mean.tolist(), nothing.m2.tolist()) == (0, [0.0] * 5, [0.0] * 5)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -55,6 +56,13 @@ def misaligned(a: Array) -> Array:
     return b
 
 
+def pickled(a: Array) -> Array:
+    """With a dtype object that equals NumPy's own and is another."""
+    b: Array = pickle.loads(pickle.dumps(a))
+    assert b.dtype is not a.dtype
+    return b
+
+
 def spread(a: Array) -> Array:
     b = np.zeros((*a.shape, 2), a.dtype)[..., 0]
     b[...] = a
@@ -86,6 +94,8 @@ FITTING: dict[str, Change] = {
 }
 LEFT: dict[str, Change] = {
     "x misaligned": lambda given: given.update(x=misaligned(given["x"])),
+    "x from a pickle": lambda given: given.update(x=pickled(given["x"])),
+    "all from pickles": lambda given: given.update({name: pickled(a) for name, a in given.items()}),
     "x in pieces": lambda given: given.update(x=spread(given["x"])),
     "x in Fortran order": lambda given: given.update(x=np.asfortranarray(given["x"])),
     "x of the other byte order": lambda given: given.update(x=given["x"].astype(">f4"), out=given["out"].astype(">f4")),
@@ -115,6 +125,9 @@ REFUSED: dict[str, Change] = {
     "out read-only": lambda given: given.update(out=read_only(given["out"])),
     "out no array": lambda given: given.update(out=object()),
     "out over x": lambda given: given.update(zip(("x", "out"), overlapping(given["x"]), strict=True)),
+    "out over x from a pickle": lambda given: given.update(
+        zip(("x", "out"), overlapping(pickled(given["x"].astype(np.float64)), pickled), strict=True)
+    ),
     "out over a row": lambda given: given.update(weight=given["out"].reshape(-1)[-3:]),
     "a row too long": lambda given: given.update(weight=np.ones(4, np.float32)),
     "a row of no axis": lambda given: given.update(weight=np.float32(1)),
@@ -124,8 +137,9 @@ REFUSED: dict[str, Change] = {
 }
 
 
-def overlapping(x: Array) -> tuple[Array, Array]:
-    block = np.concatenate([x.reshape(-1), x.reshape(-1)[:5]])
+def overlapping(x: Array, made: Callable[[Array], Array] = np.array) -> tuple[Array, Array]:
+    """Two arrays of one block, the second half of the one in the first of the other."""
+    block = made(np.concatenate([x.reshape(-1), x.reshape(-1)[:5]]))
     return block[5:].reshape(x.shape), block[:-5].reshape(x.shape)
 
 

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import CALLS, LAYOUTS, MEAN, SCALE, SHAPE, SUM, Array, assert_bits, frozen, normal
+from numba import carray, njit
+from numba.core import cgutils, types
+from numba.extending import intrinsic
 from numpy.exceptions import TooHardError
 from numpy.lib.stride_tricks import as_strided
 
@@ -76,6 +79,39 @@ def test_neighbours_in_one_buffer_do_not_overlap(call: Any) -> None:
     memory = np.random.default_rng(1).normal(size=(8, *SHAPE[1:]))
     expected = call(memory[::2].copy())
     assert_bits(call(memory[::2], out=memory[1::2]), expected)
+
+
+@every_call
+def test_an_axis_of_one_may_have_any_stride(call: Any) -> None:
+    """The same elements all the same, at the first call and when all arguments are looked at in one."""
+    x = normal((8, 3), np.float64, 1)
+    expected = call(x.copy()[:, :, None, None])
+    for _ in range(3):
+        given = x.copy()
+        out = given.reshape(8, 3, 1, 1)
+        assert call(given[:, :, None, None], out=out) is out
+        assert_bits(out, expected)
+
+
+def test_overlap_of_arrays_that_own_nothing_is_refused() -> None:
+    """Their base is None, as that of arrays which own their memory is."""
+    memory = np.random.default_rng(1).normal(size=60)
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def pointer(_context: Any, a: Any) -> Any:
+        return types.voidptr(a), lambda _c, builder, _s, args: builder.inttoptr(args[0], cgutils.voidptr_t)
+
+    @njit  # type: ignore[untyped-decorator]
+    def part(address: int, first: int) -> Any:
+        return carray(pointer(address), (60,), np.float64)[first : first + 30].reshape(10, 3)
+
+    x, out = part(memory.ctypes.data, 0), part(memory.ctypes.data, 9)
+    row = part(memory.ctypes.data, 27)[0]
+    for given in ({"x": x, "out": out}, {"x": normal((10, 3), np.float64, 1), "out": out, "weight": row}):
+        before = memory.copy()
+        with pytest.raises(ValueError, match="out overlaps"):
+            nb.batch_norm(**given, training=True)
+        assert_bits(memory, before)
 
 
 @every_call

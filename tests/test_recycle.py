@@ -190,6 +190,13 @@ def test_a_finaliser_in_a_cycle_sees_its_array_and_may_keep_it() -> None:
     assert (kept[0] == 5.0).all()
 
 
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_block_cannot_be_copied(copied: Callable[[Any], Any]) -> None:
+    """Two of them would leave the same memory to the next result, one after the other."""
+    with pytest.raises(TypeError, match="copy the array"):
+        copied(filled(5.0).base)
+
+
 def test_a_block_that_is_revived_is_empty() -> None:
     class Node:
         def __init__(self) -> None:

@@ -108,11 +108,15 @@ def test_loading_what_is_no_state(state: Any) -> None:
         trained().load_state_dict(state)
 
 
-def test_loading_complex_values() -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("bias", np.full(3, 1j)), ("bias", np.ma.ones(3)), ("bias", ["a"] * 3), ("num_batches_tracked", 1.5)],
+)
+def test_loading_values_of_another_kind(name: str, value: Any) -> None:
     layer = trained()
     before = layer.state_dict()
-    with pytest.raises(TypeError):
-        layer.load_state_dict({**before, "bias": np.full(3, 1j)})
+    with pytest.raises(TypeError, match=name):
+        layer.load_state_dict({**before, name: value})
     for name, value in before.items():
         assert_bits(getattr(layer, name), value, name)
 
@@ -144,6 +148,8 @@ def test_copies_are_whole_and_let_go_of_the_input(again: Any) -> None:
     with pytest.raises(RuntimeError, match="needs a forward"):
         other.backward(np.ones((4, 3, 5, 2), np.float32))
     layer.backward(np.ones((4, 3, 5, 2), np.float32))
+    for array in (*other.parameters().values(), *other.grads.values(), other.running_mean, other.running_var):
+        assert array.dtype is np.dtype(np.float32), "not NumPy's own dtype, with which calls are faster"
 
 
 @pytest.mark.parametrize(
@@ -155,6 +161,8 @@ def test_copies_are_whole_and_let_go_of_the_input(again: Any) -> None:
         trained(bias=False).freeze(),
         nb.BatchNorm1d(4, track_running_stats=False),
         nb.BatchNorm((2, 3), axis=(0, -1)),
+        nb.BatchNorm(3, axis=np.int64(1)),  # type: ignore[arg-type]
+        nb.BatchNorm((2, 3), axis=(np.int64(0), -1), affine=np.bool_(False)),  # type: ignore[arg-type]
         nb.LazyBatchNorm3d(eps=1e-3),
     ],
     ids=repr,
@@ -196,9 +204,11 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         path.write_bytes(broken)
         with pytest.raises(ValueError, match=r"layer\.npz"):
             nb.BatchNorm2d.from_npz(path)
-    np.savez(path, weight=np.ones(3))
-    with pytest.raises(ValueError, match=r"layer\.npz"):
-        nb.BatchNorm2d.from_npz(path)
+    config = '{"class": "BatchNorm2d", "num_features": 3, "_dtype": "float32"}'
+    for members in ({"weight": np.ones(3)}, {"config": '{"class": "BatchNorm2d"}'}, {"config": config, "bias": "a"}):
+        np.savez(path, **members)
+        with pytest.raises(ValueError, match=r"layer\.npz"):
+            nb.BatchNorm2d.from_npz(path)
     with pytest.raises(FileNotFoundError):
         nb.BatchNorm2d.from_npz(tmp_path / "nothing.npz")
 
@@ -242,6 +252,8 @@ def test_a_lazy_layer_learns_its_channels_from_a_state() -> None:
     with pytest.raises(RuntimeError, match="Missing"):
         layer.load_state_dict({"weight": np.ones(3)})
     assert type(layer).__name__ == "LazyBatchNorm2d"
+    nothing = layer.load_state_dict(nb.LazyBatchNorm2d().state_dict())
+    assert type(layer).__name__ == "LazyBatchNorm2d" and nothing == ([], [])
     layer.load_state_dict(source.state_dict())
     assert_same(layer, source)
 

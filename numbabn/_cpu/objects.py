@@ -74,11 +74,15 @@ def fit(
 ) -> bool:
     """Whether nothing has to be converted, copied or told apart before a kernel works on these arguments.
 
-    x and `other` are arrays in C order of one shape and dtype, float64 or another; y is so too, writable, and the same
-    elements as each of the two or apart from it. a to d are rows of `n_channels`, float32 or float64, apart from y, the
-    first `written` of them writable.
+    x and `other` are arrays in C order of one shape and of the dtype float32 or float64; y is so too, writable, and the
+    same elements as each of the two or apart from it. a to d are rows of `n_channels`, float32 or float64, apart from
+    y, the first `written` of them writable. Other dtypes that are equal to these two, of arrays that were pickled, are
+    left to whoever compares them.
     """
     kind, narrow, wide = address(ndarray), address(float32), address(float64)
+    dtype = word(address(x) + DTYPE)
+    if dtype != narrow and dtype != wide:
+        return False
     if not (
         is_array(address(x), kind, FLAT)
         and is_array(address(other), kind, FLAT)
@@ -88,7 +92,7 @@ def fit(
     ):
         return False
     out = word(address(y) + DATA)
-    n_bytes = size_of(address(x)) * (8 if word(address(x) + DTYPE) == wide else 4)
+    n_bytes = size_of(address(x)) * (8 if dtype == wide else 4)
     for operand in (address(x), address(other)):
         data = word(operand + DATA)
         if data != out and not are_apart(data, n_bytes, out, n_bytes):
