@@ -147,9 +147,9 @@ def test_parameters_of_the_steps_of_any_dtype(dtype: Any) -> None:
     x, weight = normal(SHAPE, dtype, 1), uniform(3, dtype, 2)
     m = nb.moments(x)
     given = (m.mean, m.invstd(), weight, *nb.backward_reduce(x, x, m.mean, m.invstd()))
-    narrow: list[Any] = [a.astype(np.float32) for a in given]
-    wide: list[Any] = [a.astype(np.float64) for a in narrow]
-    assert_bits(nb.backward_elemt(x, x, *narrow, count=m.count), nb.backward_elemt(x, x, *wide, count=m.count))
+    narrow: Any = (x, x, *(a.astype(np.float32) for a in given), m.count)
+    wide: Any = (x, x, *(a.astype(np.float32).astype(np.float64) for a in given), m.count)
+    assert_bits(nb.backward_elemt(*narrow), nb.backward_elemt(*wide))
 
 
 @pytest.mark.small
