@@ -72,6 +72,32 @@ def test_bar(shape: tuple[int, ...], layout: str, dtype: Any, mean: float, first
     assert_gradients(dy, x, save_mean, save_invstd)
 
 
+@pytest.mark.parametrize("kind", ["a few others", "two values", "behind a ReLU"])
+@pytest.mark.parametrize(
+    "shape", [(31, 640), (103, 640), (250, 640), (6, 320, 13, 13), (16, 320, 14, 14), (24, 160, 9, 9)]
+)
+@pytest.mark.parametrize("layout", ["channels-first", "channels-last"])
+def test_bar_where_most_values_are_equal(shape: tuple[int, ...], layout: str, kind: str) -> None:
+    """Their squares all round alike, in every lane."""
+    rng = np.random.default_rng(7)
+    size = int(np.prod(shape)) // shape[1]
+    x = np.zeros((size, shape[1]))
+    for column in x.T:
+        share = rng.uniform(0.02, 0.5)
+        if kind == "a few others":
+            column[rng.choice(size, rng.integers(1, 6), replace=False)] = rng.uniform(1.0, 2.0)
+        elif kind == "two values":
+            column[...] = np.where(rng.random(size) < share, *rng.uniform((1.0, -1.0), (2.0, 0.0)))
+        else:
+            column[...] = np.where(rng.random(size) < share, np.abs(rng.standard_normal(size)), 0.0)
+    x = np.moveaxis(x.reshape(shape[0], *shape[2:], shape[1]), -1, 1).astype(np.float32)
+    expected, mean, scale = naive.forward(x)
+    y, save_mean, save_invstd = nb.batch_norm_forward(LAYOUTS[layout](x), training=True)
+    assert_within(y, expected, BAR["f"] * np.maximum(1.0, np.abs(expected) / 4.0), "y")
+    assert_within(save_mean, mean, (1e-7 + np.abs(mean) * 2.0**-23) / scale, "save_mean")
+    assert_within(save_invstd, scale, BAR["f"] * scale, "save_invstd")
+
+
 def assert_gradients(dy: Array, x: Array, mean: Array, scale: Array) -> None:
     """Compared with the formula on the mean and invstd that were saved: their own errors have been measured."""
     grads = nb.batch_norm_backward(dy, x, None, mean, scale)

@@ -69,8 +69,8 @@ def forward_channels_last(
     memory = np.empty(3 * size + lanes(x), x.dtype)
     table = memory[table_start(memory, y, y0, yo) :]
     for index in prange(panels * parts):
-        sums, item = np.empty(4 * width, x.dtype), np.int64(index)
-        moments_item(x, grid, plan, item, sums, partial)
+        sums, wide, item = np.empty(4 * width, x.dtype), np.empty(2 * width), np.int64(index)
+        moments_item(x, grid, plan, item, sums, wide, partial)
         if parts == 1:
             forward_panel(x, grid, plan, item, partial, stats, weights, biases, eps, table)
     if parts > 1:

@@ -11,10 +11,10 @@ from .._compile import inner
 from .._scalar import merge as _merge
 
 CHUNK = 4096  # elements of a channel: 16 KB of float32, which L1 holds where they have to be read again
-STRIP = 512  # elements whose squares are added before they go to float64, 16 in a lane. Far from zero, float32 data are
-# multiples of their last place; their squares' lowest bits are not uniform, and rounding them has a bias: with 64 in a
-# lane, the variance of data at 10,000 standard deviations is off by 4e-7
-ROWS = 128  # rows of a channels-last chunk: a lane adds 16 groups of eight, 1e-7 of its sum
+STRIP = 256  # elements whose squares are added before they go to float64, 8 in a lane. Those of equal values, and of
+# values far from zero, which are multiples of their last place, all round alike: with 64 in a lane, the variance of
+# data at 10,000 standard deviations is off by 4e-7, with 16 that of zeros and a few others by 8e-7
+ROWS = 128  # rows of a channels-last chunk
 LEAST = 8 * CHUNK  # elements of a part, so that there is something to sum for what it costs to merge
 PARTS = 64  # most parts that a channel, or all rows, are cut into
 LOW, HIGH = 1e-30, 1e36  # M2 per element, and M2, that float32 squares hold with all digits

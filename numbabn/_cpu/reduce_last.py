@@ -127,13 +127,13 @@ def rows_plan(x, n_outer, n_channels, gaps, threads):
 
 
 @linked
-def moments_item(x, grid, plan, item, sums, partial):
-    """Moments of one part of one panel, to its place in `partial`; `sums` is scratch for four rows."""
+def moments_item(x, grid, plan, item, sums, wide, partial):
+    """Moments of one part of one panel, to its place in `partial`; scratch as in `rows_moments`."""
     x0, xo, _ = row(grid, 1)
     abreast, n_rows, n_columns, parts, width, _ = plan
     part, c0, columns = panel_of(item, n_columns, width)
     first, last = rows_range(n_rows, part, parts)
-    rows_moments(x, x0 + c0, xo * abreast, first, last, columns, sums, partial, item * 2 * width)
+    rows_moments(x, x0 + c0, xo * abreast, first, last, columns, sums, wide, partial, item * 2 * width)
 
 
 @linked
@@ -157,8 +157,8 @@ def moments_channels_last(x: In, stats: Table, grid: Grid, threads: int) -> None
     _, _, _, parts, width, panels = plan
     partial = np.empty(panels * parts * 2 * width)
     for index in prange(panels * parts):
-        sums = np.empty(4 * width, x.dtype)
-        moments_item(x, grid, plan, np.int64(index), sums, partial)
+        sums, wide = np.empty(4 * width, x.dtype), np.empty(2 * width)
+        moments_item(x, grid, plan, np.int64(index), sums, wide, partial)
     for panel in range(panels):
         moments_panel(x, grid, plan, panel, partial, stats)
 

@@ -47,14 +47,14 @@ def run_deviations(x, k, n, center, ahead, sums):
 def chunk_of_sums(pivot, s, q, fourth, count, width):
     """Mean and M2 of a chunk from sums of its deviations and of their squares, and whether no digits were lost.
 
-    They are where the pivot is more than a standard deviation off, as half of the squares then cancel; and where one
-    of the `width` lanes in use holds most of the squares (`fourth` is the sum of their squares): its outlier drowns the
-    others' last digits, all in one direction (3e-7 of the variance for a zero in data at 1e5). Lanes that add less than
-    nine squares lose less, and differ by chance.
+    They are where the pivot is more than 0.7 standard deviations off, as a third of the squares then cancels; and where
+    one of the `width` lanes in use holds most of the squares (`fourth` is the sum of their squares): its outlier drowns
+    the others' last digits, all in one direction (3e-7 of the variance for a zero in data at 1e5). Lanes that add less
+    than nine squares lose less, and differ by chance.
     """
     m2 = q - s * (s / count)
     even = count <= 8.0 * width or width * fourth < 2.0 * q * q
-    sound = in_range(m2, count) and m2 + m2 > q and even
+    sound = in_range(m2, count) and 1.5 * m2 > q and even
     return pivot + s / count, 0.0 if m2 < 0.0 else m2, sound
 
 

@@ -24,8 +24,10 @@ GROUP = 1 << 20  # bytes of a group of more than the least run, for whoever read
 # planes of 14x14 took up to 1.25 times as long
 FEW = 8  # planes of a channel at most that are summed channel by channel. One plane of 16x16 takes half the time so,
 # eight of 14x14 0.93 of it
-STRIP = 16  # planes that a column adds before columns are folded, by at most 11 additions more: about as many as a lane
-# of long planes adds before it goes to float64
+STRIP = (
+    8  # planes that a column adds, as many as a lane of long planes does before it goes to float64; columns are then
+)
+# folded, by at most 11 additions more. With 16, y of zeros and a few others was off by up to 2e-6 of a quarter of it
 ROWS = 4  # that share a load and a store of the columns' sums. Sums in L2 took 1.05 to 1.1 times as long with two, and
 # of arrays beyond it up to 1.25 times with eight
 AHEAD = 8  # vectors from what is read to what is asked for. The same place of the next rows instead, which for few
@@ -237,7 +239,7 @@ def add_chunk(x, start, stride, c_stride, width, n_inner, first, last, count, wi
         offset = s / n
         mean, m2 = load_part(wide, k, m, zero) + offset, q - s * offset
         even = n <= 8.0 * used or within(2.0 * q * q - float(used) * fourth, m, 0.0, np.inf)
-        if not (even and within(m2, m, LOW * n, HIGH) and within(m2 + m2 - q, m, 0.0, HIGH)):
+        if not (even and within(m2, m, LOW * n, HIGH) and within(1.5 * m2 - q, m, 0.0, HIGH)):
             for i in range(k, k + m):
                 s, q = wide[i + 4 * width], wide[i + 5 * width]
                 mean, m2, sound = chunk_of_sums(wide[i], s, q, wide[i + 6 * width], n, used)
