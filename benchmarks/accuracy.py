@@ -11,6 +11,7 @@ import torch
 import numbabn as nb
 
 CASES = {"NCHW": (8, 16, 56, 56), "NHWC": (8, 16, 56, 56), "(N, C)": (25088, 16)}
+LIBRARIES = ("torch", "numbabn")
 MEANS = (0, 100, 1_000, 10_000, 100_000)
 
 
@@ -28,20 +29,31 @@ def reference(x: Any) -> Any:
     return d / np.sqrt((d * d).mean(axes, keepdims=True) + np.longdouble(1e-5))
 
 
-def main() -> int:
-    """Print a Markdown table."""
-    sides = [f"{who}, {layout}" for who in ("torch", "numbabn") for layout in CASES]
-    print("| mean / std |", " | ".join(sides), "|")
-    print("|---|" + "---|" * len(sides))
+def forwards(x: Any) -> dict[str, Any]:
+    """Training forward of each library."""
+    theirs = torch.nn.functional.batch_norm(torch.from_numpy(x), None, None, training=True).numpy()
+    return {"torch": theirs, "numbabn": nb.batch_norm(x, training=True)}
+
+
+def measure() -> dict[tuple[str, str], list[float]]:
+    """Largest error for each library and layout, one value for each mean."""
+    errors: dict[tuple[str, str], list[float]] = {(who, layout): [] for who in LIBRARIES for layout in CASES}
     for mean in MEANS:
-        errors: dict[str, list[float]] = {"torch": [], "numbabn": []}
         for layout in CASES:
             x = batch(layout, mean)
             expected = reference(x)
-            theirs = torch.nn.functional.batch_norm(torch.from_numpy(x), None, None, training=True).numpy()
-            for who, y in (("torch", theirs), ("numbabn", nb.batch_norm(x, training=True))):
-                errors[who].append(float(np.abs(y - expected).max()))
-        print(f"| {mean:,} |", " | ".join(f"{e:.0e}" for who in errors for e in errors[who]), "|")
+            for who, y in forwards(x).items():
+                errors[who, layout].append(float(np.abs(y - expected).max()))
+    return errors
+
+
+def main() -> int:
+    """Print a Markdown table."""
+    errors = measure()
+    print("| mean / std |", " | ".join(f"{who}, {layout}" for who, layout in errors), "|")
+    print("|---|" + "---|" * len(errors))
+    for mean, row in zip(MEANS, zip(*errors.values(), strict=True), strict=True):
+        print(f"| {mean:,} |", " | ".join(f"{error:.0e}" for error in row), "|")
     return 0
 
 

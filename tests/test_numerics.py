@@ -165,6 +165,17 @@ def test_invstd_of_many_rows_far_from_zero(place: Any, twin: str) -> None:
 # -- magnitudes --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("shape", [(576, 3), (5, 40), (64, 3, 9, 9), (4, 3, 20, 20)], ids=str)
+@pytest.mark.parametrize("layout", ["channels-first", "channels-last"])
+def test_the_largest_numbers(shape: tuple[int, ...], layout: str, twin: str) -> None:
+    """Their sums, and the sums of a few, are beyond float32."""
+    x = (np.random.default_rng(0).uniform(-1.0, 1.0, shape) * 1.5e38).astype(np.float32)
+    y, mean, scale = naive.forward(x)
+    result = nb.batch_norm_forward(LAYOUTS[layout](x), training=True)
+    for value, expected, bar in zip(result, (y, mean, scale), (1e-6, 1e-7 / scale, 1e-6 * scale), strict=True):
+        assert_within(value, expected, bar * np.ones_like(expected))
+
+
 every_magnitude = pytest.mark.parametrize("power", [-25, -15, 15, 25])
 
 

@@ -31,24 +31,6 @@ sys.path.insert(0, str(DOCS.parent / "benchmarks"))
 cases: Any = import_module("accuracy")
 
 
-def forwards(x: Any) -> dict[str, Any]:
-    """Training forward of each library."""
-    theirs = torch.nn.functional.batch_norm(torch.from_numpy(x), None, None, training=True).numpy()
-    return {"torch": theirs, "numbabn": nb.batch_norm(x, training=True)}
-
-
-def measure() -> dict[tuple[str, str], list[float]]:
-    """Largest error for each library and layout, one value for each mean."""
-    errors: dict[tuple[str, str], list[float]] = {(who, layout): [] for who in COLORS for layout in cases.CASES}
-    for mean in cases.MEANS:
-        for layout in cases.CASES:
-            x = cases.batch(layout, mean)
-            expected = cases.reference(x)
-            for who, y in forwards(x).items():
-                errors[who, layout].append(float(np.abs(y - expected).max()))
-    return errors
-
-
 def write_table(errors: dict[tuple[str, str], list[float]], path: Path) -> None:
     """One row a mean, one column a library and layout."""
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -89,7 +71,7 @@ def draw(errors: dict[tuple[str, str], list[float]], path: Path) -> None:
 
 def main() -> int:
     """Measure, write, say where."""
-    errors = measure()
+    errors = cases.measure()
     RESULTS.mkdir(exist_ok=True)
     write_table(errors, RESULTS / "accuracy.csv")
     draw(errors, RESULTS / "accuracy.svg")

@@ -45,13 +45,13 @@ def whole_size(x, width):
 def rows_mean(x, k, stride, n_rows, width, mean):
     """Mean of `width` columns over a few rows, in x's dtype."""
     step = lanes(x)
-    zero = splat(x, 0.0)
+    zero, share = splat(x, 0.0), splat(x, 1.0 / PILOT)
     for c in range(0, width, step):
         n = min(step, width - c)
         s = zero
-        for r in range(n_rows):
-            s = s + load_part(x, k + r * stride + c, n, zero)
-        store(mean, c, s * splat(s, 1.0 / n_rows))
+        for r in range(n_rows):  # their own sum may be beyond what the dtype holds
+            s = fma(load_part(x, k + r * stride + c, n, zero), share, s)
+        store(mean, c, s * splat(s, PILOT / n_rows))
 
 
 @inner

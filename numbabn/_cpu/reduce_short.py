@@ -11,8 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from .._compile import inner, linked
-from .partition import CHUNK, HIGH, LOW, merge, n_parts, part_range, row
-from .partition import STRIP as LANE_STRIP
+from .partition import CHUNK, HIGH, LOW, STRIP, merge, n_parts, part_range, row
 from .reduce_long import chunk_of_sums, deviations, retaken_chunk, run_deviations, run_dots
 from .vectors import cast, fma, hsum, lanes, load, load_part, prefetch, rounded, splat, store, store_part, within
 
@@ -24,10 +23,10 @@ GROUP = 1 << 20  # bytes of a group of more than the least run, for whoever read
 # planes of 14x14 took up to 1.25 times as long
 FEW = 8  # planes of a channel at most that are summed channel by channel. One plane of 16x16 takes half the time so,
 # eight of 14x14 0.93 of it
-STRIP = (
-    8  # planes that a column adds, as many as a lane of long planes does before it goes to float64; columns are then
+STRIP_PLANES = (
+    8  # that a column adds, as many as a lane of long planes does before it goes to float64; columns are then
 )
-# folded, by at most 11 additions more. With 16, y of zeros and a few others was off by up to 2e-6 of a quarter of it
+# folded, by at most 11 additions more. With 16, y of zeros and a few others was off by up to twice what is owed
 ROWS = 4  # that share a load and a store of the columns' sums. Sums in L2 took 1.05 to 1.1 times as long with two, and
 # of arrays beyond it up to 1.25 times with eight
 AHEAD = 8  # vectors from what is read to what is asked for. The same place of the next rows instead, which for few
@@ -155,12 +154,12 @@ def add_rows(x, start, stride, c_stride, n_planes, width, n_inner, narrow):
 
 @inner
 def pilot_sum(x, k, stride, n, n_planes):
-    """Sum of the first n <= lanes elements of a few planes."""
-    zero = splat(x, 0.0)
+    """Sum of the first n <= lanes elements of a few planes, which may be beyond what their dtype holds."""
+    zero, share = splat(x, 0.0), splat(x, 1.0 / PILOT)
     s = zero
     for o in range(n_planes):
-        s = s + load_part(x, k + o * stride, n, zero)
-    return hsum(s)
+        s = fma(load_part(x, k + o * stride, n, zero), share, s)
+    return PILOT * hsum(s)
 
 
 @inner
@@ -192,8 +191,8 @@ def short_chunk(x, start, stride, c_stride, width, n_inner, first, last, narrow,
     """Sums of planes first..last of `width` channels, their pivots at wide[near:]."""
     step, size = lanes(x), columns_size(x, width, n_inner)
     put_centers(x, wide, near, width, n_inner, narrow)
-    for strip in range(first, last, STRIP):
-        n_planes = min(STRIP, last - strip)
+    for strip in range(first, last, STRIP_PLANES):
+        n_planes = min(STRIP_PLANES, last - strip)
         add_rows(x, start + strip * stride, stride, c_stride, n_planes, width, n_inner, narrow)
         for c in range(width):
             at = 3 * size + c * step
@@ -201,7 +200,7 @@ def short_chunk(x, start, stride, c_stride, width, n_inner, first, last, narrow,
             q = cast(fold(narrow, 2 * size + c * n_inner, n_inner), np.float64)
             if strip > first:
                 s, q = load(narrow, at) + s, load_part(wide, c * step, step, q) + q
-            if strip + STRIP < last:
+            if strip + STRIP_PLANES < last:
                 store(narrow, at, s)
                 store_part(wide, c * step, q, step)
             else:
@@ -214,7 +213,7 @@ def few_deviations(x, k, stride, n_planes, n_inner, pivot):
     zero, center, ahead = splat(x, 0.0), splat(x, pivot), AHEAD * lanes(x)
     s = t = zero
     squares = cast(zero, np.float64)
-    strip = max(1, LANE_STRIP // n_inner)
+    strip = max(1, STRIP // n_inner)
     for first in range(0, n_planes, strip):
         q = r = zero
         for o in range(first, min(first + strip, n_planes)):
@@ -340,7 +339,7 @@ def few_dots(dy, x, mean, g, go, gc, k, xo, xc, first, width, n_planes, n_inner,
     In one function with their loop: called channel by channel, they took 1.1 to 1.3 times as long over planes of 7x7.
     """
     zero, ahead = splat(x, 0.0), AHEAD * lanes(x)
-    strip = max(1, LANE_STRIP // n_inner)
+    strip = max(1, STRIP // n_inner)
     for c in range(width):
         high = rounded(x, mean[first + c])
         center = splat(x, high)
@@ -373,16 +372,16 @@ def short_dots(dy, x, mean, grid, first, width, part, parts, narrow, wide, parti
     zero = cast(splat(x, 0.0), np.float64)
     size = columns_size(x, width, n_inner)
     put_centers(x, mean, first, width, n_inner, narrow)
-    for strip in range(begin, end, STRIP):
+    for strip in range(begin, end, STRIP_PLANES):
         g, k = g0 + strip * go + first * gc, x0 + strip * xo + first * xc
-        add_row_dots(dy, x, g, go, gc, k, xo, xc, min(STRIP, end - strip), width, n_inner, narrow)
+        add_row_dots(dy, x, g, go, gc, k, xo, xc, min(STRIP_PLANES, end - strip), width, n_inner, narrow)
         for c in range(width):
             k, m = c * n_inner + size, 2 * c * step
             s = cast(fold(narrow, k, n_inner), np.float64)
             t = cast(fold(narrow, k + size, n_inner), np.float64)
             if strip > begin:
                 s, t = load_part(wide, m, step, zero) + s, load_part(wide, m + step, step, zero) + t
-            if strip + STRIP < end:
+            if strip + STRIP_PLANES < end:
                 store_part(wide, m, s, step)
                 store_part(wide, m + step, t, step)
             else:

@@ -10,8 +10,9 @@ import numpy as np
 from .._compile_cuda import BLOCK, cuda, i32, inner, kernel
 from .channels import moment_sums, put_affine, put_gradient, settle_dots, settle_moments
 from .packets import lane, lanes, load, splat, store, take
+from .plan import TEAMS
 from .pointwise import slope
-from .pointwise_first import AFFINE, GRADIENT, TEAMS
+from .pointwise_first import AFFINE, GRADIENT
 from .reduce_first import PAIRS, pivot_of, team_dots, team_moments
 from .walk import ahead, offset_of, planes, steps_of
 

@@ -9,10 +9,10 @@ from .._geometry import SUM_DY, SUM_DY_XMU
 from .._scalar import INVERTED
 from .channels import invstd, put_affine, put_gradient
 from .packets import load, splat
+from .plan import TEAMS
 from .pointwise import gradient_packets, normalize_packets
 from .walk import backwards, offset_of, planes, steps_of
 
-TEAMS = 8  # most channels of a block
 AFFINE, GRADIENT = 3 * TEAMS, 6 * TEAMS  # elements of shared memory
 
 

@@ -12,12 +12,13 @@ from .._geometry import SUM_DY, SUM_DY_XMU
 from .._scalar import INVERTED
 from .channels import invstd, moment_sums, put_affine, put_gradient, settle_dots, settle_moments
 from .packets import lane, load, median, number, product, quotient, splat, store
+from .plan import TEAMS
 from .pointwise import slope
 from .sums import WARPS, across_team, is_last, merged, moments_across_team, put_pair, total
 from .walk import planes
 
 PAIRS = 2 * WARPS  # elements of shared memory
-AFFINE, GRADIENT, TEAMS = 3 * 8, 6 * 8, 8
+AFFINE, GRADIENT = 3 * TEAMS, 6 * TEAMS
 
 
 @inner
