@@ -72,9 +72,9 @@ def test_bar(shape: tuple[int, ...], layout: str, dtype: Any, mean: float, first
     assert_gradients(dy, x, save_mean, save_invstd)
 
 
-@pytest.mark.parametrize("kind", ["a few others", "two values", "behind a ReLU"])
+@pytest.mark.parametrize("kind", ["a few others", "others first", "two values", "behind a ReLU"])
 @pytest.mark.parametrize(
-    "shape", [(31, 640), (103, 640), (250, 640), (6, 320, 13, 13), (16, 320, 14, 14), (24, 160, 9, 9)]
+    "shape", [(31, 640), (103, 640), (250, 640), (6, 320, 13, 13), (16, 320, 14, 14), (24, 160, 9, 9), (1, 256, 64, 64)]
 )
 @pytest.mark.parametrize("layout", ["channels-first", "channels-last"])
 def test_bar_where_most_values_are_equal(shape: tuple[int, ...], layout: str, kind: str) -> None:
@@ -86,6 +86,9 @@ def test_bar_where_most_values_are_equal(shape: tuple[int, ...], layout: str, ki
         share = rng.uniform(0.02, 0.5)
         if kind == "a few others":
             column[rng.choice(size, rng.integers(1, 6), replace=False)] = rng.uniform(1.0, 2.0)
+        elif kind == "others first":  # where the first pivot comes from
+            column[rng.choice(128 if size > 400 else 16, rng.integers(1, 4), replace=False)] = 1.7
+            column[rng.choice(size, rng.integers(0, 20), replace=False)] = 1.7
         elif kind == "two values":
             column[...] = np.where(rng.random(size) < share, *rng.uniform((1.0, -1.0), (2.0, 0.0)))
         else:

@@ -66,12 +66,11 @@ def chunk_moments(x, near, start, stride, n_outer, n_inner, begin, end):
     step = lanes(x)
     center = splat(x, pivot)
     zero = splat(x, 0.0)
-    s = t = zero
-    squares = cast(zero, np.float64)
+    total = squares = cast(zero, np.float64)
     o = begin // n_inner
     i = begin - o * n_inner
     while begin < end:
-        q = r = zero
+        s = q = t = r = zero
         strip = min(begin + STRIP, end)
         while begin < strip:
             n, planes, near = planes_ahead(min(n_inner - i, strip - begin), o, i, n_outer, n_inner)
@@ -82,8 +81,8 @@ def chunk_moments(x, near, start, stride, n_outer, n_inner, begin, end):
             if i == n_inner:
                 o += 1
                 i = 0
-        squares = squares + cast(q + r, np.float64)
-    return chunk_of_sums(pivot, hsum(s + t), hsum(squares), hsum(squares * squares), count, step)
+        total, squares = total + cast(s + t, np.float64), squares + cast(q + r, np.float64)
+    return chunk_of_sums(pivot, hsum(total), hsum(squares), hsum(squares * squares), count, step)
 
 
 @inner

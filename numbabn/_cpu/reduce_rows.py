@@ -28,10 +28,8 @@ from .vectors import (
 )
 
 DOT_ROWS = ROWS // 2  # rows whose products a lane adds, 16 groups of four: equal ones round alike
-STRIP_ROWS = (
-    32  # rows that a lane adds, in groups of eight, before they go to float64. With all of a chunk, 16 groups, the
-)
-# variance of zeros and a few others was off by up to 1e-6; each strip takes sums in cache up to 1.05 times as long
+STRIP_ROWS = 32  # rows that a lane adds, in groups of eight, before they go to float64. With all of a chunk, 16 groups,
+# the variance of zeros and a few others was off by up to 1e-6; sums in cache take up to 1.05 times as long with four
 PILOT = 16  # rows whose mean is a part's first pivot
 
 

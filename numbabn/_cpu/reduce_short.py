@@ -23,10 +23,8 @@ GROUP = 1 << 20  # bytes of a group of more than the least run, for whoever read
 # planes of 14x14 took up to 1.25 times as long
 FEW = 8  # planes of a channel at most that are summed channel by channel. One plane of 16x16 takes half the time so,
 # eight of 14x14 0.93 of it
-STRIP_PLANES = (
-    8  # that a column adds, as many as a lane of long planes does before it goes to float64; columns are then
-)
-# folded, by at most 11 additions more. With 16, y of zeros and a few others was off by up to twice what is owed
+STRIP_PLANES = 8  # that a column adds, as many as a lane of long planes does before it goes to float64; columns are
+# then folded, by at most 11 additions more. With 16, y of zeros and a few others was off by up to twice what is owed
 ROWS = 4  # that share a load and a store of the columns' sums. Sums in L2 took 1.05 to 1.1 times as long with two, and
 # of arrays beyond it up to 1.25 times with eight
 AHEAD = 8  # vectors from what is read to what is asked for. The same place of the next rows instead, which for few
@@ -74,17 +72,14 @@ def columns_size(x, width, n_inner):
 
 @inner
 def narrow_size(x, width, n_inner):
-    """Length of the scratch in x's dtype: rows of centers and of both sums, then a vector of sums for each channel."""
-    return 3 * columns_size(x, width, n_inner) + width * lanes(x)
+    """Length of the scratch in x's dtype: rows of centers and of both sums."""
+    return 3 * columns_size(x, width, n_inner)
 
 
 @inner
 def wide_size(x, width):
-    """Length of the float64 scratch: a vector of squares for each channel, then seven numbers of each.
-
-    Or two vectors of sums for each.
-    """
-    return width * 2 * lanes(x)
+    """Length of the float64 scratch: two vectors of sums for each channel, then seven numbers of each."""
+    return width * 3 * lanes(x)
 
 
 @inner
@@ -195,31 +190,30 @@ def short_chunk(x, start, stride, c_stride, width, n_inner, first, last, narrow,
         n_planes = min(STRIP_PLANES, last - strip)
         add_rows(x, start + strip * stride, stride, c_stride, n_planes, width, n_inner, narrow)
         for c in range(width):
-            at = 3 * size + c * step
-            s = fold(narrow, size + c * n_inner, n_inner)
-            q = cast(fold(narrow, 2 * size + c * n_inner, n_inner), np.float64)
+            k, at = c * n_inner + size, 2 * c * step
+            s = cast(fold(narrow, k, n_inner), np.float64)
+            q = cast(fold(narrow, k + size, n_inner), np.float64)
             if strip > first:
-                s, q = load(narrow, at) + s, load_part(wide, c * step, step, q) + q
+                s, q = load_part(wide, at, step, s) + s, load_part(wide, at + step, step, q) + q
             if strip + STRIP_PLANES < last:
-                store(narrow, at, s)
-                store_part(wide, c * step, q, step)
+                store_part(wide, at, s, step)
+                store_part(wide, at + step, q, step)
             else:
                 put_sums(wide, near + c + 4 * width, width, s, q, True)
 
 
 @inner
 def few_deviations(x, k, stride, n_planes, n_inner, pivot):
-    """Vectors of the sums of deviations over a few planes of a channel, and of their squares in float64."""
+    """Vectors of the sums of deviations over a few planes of a channel, and of their squares, in float64."""
     zero, center, ahead = splat(x, 0.0), splat(x, pivot), AHEAD * lanes(x)
-    s = t = zero
-    squares = cast(zero, np.float64)
+    total = squares = cast(zero, np.float64)
     strip = max(1, STRIP // n_inner)
     for first in range(0, n_planes, strip):
-        q = r = zero
+        s = q = t = r = zero
         for o in range(first, min(first + strip, n_planes)):
             s, q, t, r = run_deviations(x, k + o * stride, n_inner, center, ahead, (s, q, t, r))
-        squares = squares + cast(q + r, np.float64)
-    return s + t, squares
+        total, squares = total + cast(s + t, np.float64), squares + cast(q + r, np.float64)
+    return total, squares
 
 
 @inner
@@ -266,7 +260,7 @@ def short_moments(x, grid, first, width, part, parts, narrow, wide, partial, at)
     start += first * c_stride
     planes = planes_of_chunk(n_inner)
     begin, end = part_range(n_outer, planes, part, parts)
-    near, count = width * step, 0.0
+    near, count = 2 * width * step, 0.0
     put_pivots(x, start + begin * stride, stride, c_stride, min(PILOT, end - begin), width, n_inner, wide, near)
     for o in range(begin, end, planes):
         last = min(o + planes, end)
