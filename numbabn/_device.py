@@ -129,9 +129,9 @@ def adopt_like(name: str, value: Any, x: DeviceArray, x_name: str) -> DeviceArra
     array = adopt(name, value, x_name)
     require_supported(name, array.dtype)
     if array.shape != x.shape:
-        raise ValueError(f"{name} has shape {array.shape}, expected the shape of {x_name}, {x.shape}")
+        raise ValueError(f"{x_name} has shape {x.shape}, expected the shape of {name}, {array.shape}")
     if array.dtype != x.dtype:
-        raise TypeError(f"{name} has dtype {array.dtype}, expected the dtype of {x_name}, {x.dtype}")
+        raise TypeError(f"{x_name} has dtype {x.dtype}, expected the dtype of {name}, {array.dtype}")
     require_device(name, array, x)
     return array
 
