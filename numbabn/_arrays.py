@@ -55,16 +55,16 @@ def require_supported(name: str, dtype: np.dtype[Any]) -> None:
         raise TypeError(f"{name} has dtype {dtype}, expected float32 or float64: use {name}.astype('float32')")
 
 
-def adopt_like(name: str, value: Any, x: Array, x_name: str) -> Array:
-    """A second array operand: x's shape and, byte order apart, x's dtype."""
+def adopt_like(name: str, value: Any, dy: Array, dy_name: str) -> Array:
+    """A second array operand: dy's shape and, byte order apart, dy's dtype; where they differ, dy has to follow it."""
     array = adopt(name, value)
-    if array.dtype is x.dtype and array.shape == x.shape:
+    if array.dtype is dy.dtype and array.shape == dy.shape:
         return array
     require_supported(name, array.dtype)
-    if array.shape != x.shape:
-        raise ValueError(f"{x_name} has shape {x.shape}, expected the shape of {name}, {array.shape}")
-    if array.dtype.char != x.dtype.char:
-        raise TypeError(f"{x_name} has dtype {x.dtype}, expected the dtype of {name}, {array.dtype}")
+    if array.shape != dy.shape:
+        raise ValueError(f"{dy_name} has shape {dy.shape}, expected the shape of {name}, {array.shape}")
+    if array.dtype.char != dy.dtype.char:
+        raise TypeError(f"{dy_name} has dtype {dy.dtype}, expected the dtype of {name}, {array.dtype}")
     return array
 
 

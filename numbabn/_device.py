@@ -124,15 +124,15 @@ def require_device(name: str, array: DeviceArray, x: DeviceArray) -> None:
         raise TypeError(f"{name} is on CUDA device {array.device}, x on {x.device}")
 
 
-def adopt_like(name: str, value: Any, x: DeviceArray, x_name: str) -> DeviceArray:
-    """A second array operand: x's shape, dtype and device."""
-    array = adopt(name, value, x_name)
+def adopt_like(name: str, value: Any, dy: DeviceArray, dy_name: str) -> DeviceArray:
+    """A second array operand: dy's shape, dtype and device; where they differ, dy has to follow it."""
+    array = adopt(name, value, dy_name)
     require_supported(name, array.dtype)
-    if array.shape != x.shape:
-        raise ValueError(f"{x_name} has shape {x.shape}, expected the shape of {name}, {array.shape}")
-    if array.dtype != x.dtype:
-        raise TypeError(f"{x_name} has dtype {x.dtype}, expected the dtype of {name}, {array.dtype}")
-    require_device(name, array, x)
+    if array.shape != dy.shape:
+        raise ValueError(f"{dy_name} has shape {dy.shape}, expected the shape of {name}, {array.shape}")
+    if array.dtype != dy.dtype:
+        raise TypeError(f"{dy_name} has dtype {dy.dtype}, expected the dtype of {name}, {array.dtype}")
+    require_device(name, array, dy)
     return array
 
 

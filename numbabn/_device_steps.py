@@ -41,8 +41,8 @@ class Steps:
     def fit(self, *_arguments: Any) -> None:
         """Rows of arguments that need no look one by one: here they always do."""
 
-    def adopt_like(self, name: str, value: Any, x: DeviceArray, x_name: str) -> DeviceArray:
-        return self._ordered(device.adopt_like(name, value, x, x_name))
+    def adopt_like(self, name: str, value: Any, dy: DeviceArray, dy_name: str) -> DeviceArray:
+        return self._ordered(device.adopt_like(name, value, dy, dy_name))
 
     def buffer(self, name: str, value: Any, shape: tuple[int, ...]) -> DeviceArray:
         return self._ordered(device.buffer(name, value, shape, self.x))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -12,7 +11,7 @@ import numpy.typing as npt
 
 from . import _state
 from ._arrays import SUPPORTED, is_same
-from ._layout import kept_axes
+from ._layout import integers, kept_axes
 from ._moments import require_eps, require_number
 from ._placement import add, fill, look, move, on_host, parse, zeros_like
 from .functional import batch_norm, batch_norm_backward, batch_norm_forward
@@ -62,16 +61,13 @@ class Layer:
         self._allocate(num_features, affine, affine and bias, track_running_stats)
 
     def _allocate(self, num_features: Any, weight: bool, bias: bool, buffers: bool) -> None:
-        given = num_features if isinstance(num_features, tuple) else (num_features,)
-        try:
-            sizes = tuple(operator.index(n) for n in given)
-        except TypeError:
-            raise TypeError(f"num_features must be an int or a tuple of them, got {num_features!r}") from None
+        given = integers("num_features", num_features)
+        sizes = given if isinstance(given, tuple) else (given,)
         if any(n < 0 for n in sizes):
             raise ValueError(f"num_features must be >= 0, got {num_features}")
         if len(sizes) != (len(self.axis) if isinstance(self.axis, tuple) else 1):
             raise ValueError(f"num_features must have one extent for each of axis={self.axis}, got {num_features}")
-        self.num_features: int | tuple[int, ...] = sizes if isinstance(num_features, tuple) else sizes[0]
+        self.num_features: int | tuple[int, ...] = given
         self.weight: Array | None = self._full(sizes, 1) if weight else None
         self.bias: Array | None = self._full(sizes, 0) if bias else None
         self.running_mean: Array | None = self._full(sizes, 0) if buffers else None

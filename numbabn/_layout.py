@@ -73,15 +73,15 @@ def layout(
     ValueError
         If an axis is repeated or there are not two dimensions.
     """
-    return _layout(shape, strides, dtype, axis if type(axis) is int else whole_axis(axis), name)
+    return _layout(shape, strides, dtype, axis if type(axis) is int else integers("axis", axis), name)
 
 
-def whole_axis(axis: Any) -> int | tuple[int, ...]:
-    """An axis, or a tuple of them, as Python's integers; TypeError for anything else."""
+def integers(name: str, value: Any) -> int | tuple[int, ...]:
+    """An axis or a number of channels, or a tuple of them, as Python's integers; TypeError for anything else."""
     try:
-        return tuple(map(operator.index, axis)) if isinstance(axis, tuple) else operator.index(axis)
+        return tuple(map(operator.index, value)) if isinstance(value, tuple) else operator.index(value)
     except TypeError:
-        raise TypeError(f"axis must be an int or a tuple of ints, got {axis!r}") from None
+        raise TypeError(f"{name} must be an int or a tuple of ints, got {value!r}") from None
 
 
 @lru_cache(maxsize=4096)

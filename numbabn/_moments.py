@@ -179,5 +179,5 @@ def require_eps(eps: float) -> None:
 
 def require_number(name: str, value: Any) -> None:
     """Refuse what is no real number; one in an array of no dimensions is."""
-    if not hasattr(value, "__float__") or np.ndim(value):
+    if not hasattr(value, "__float__") or getattr(value, "shape", ()) != ():
         raise TypeError(f"{name} must be a number, got {value!r}")

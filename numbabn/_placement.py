@@ -29,12 +29,13 @@ def parse(device: Any) -> str:
 
 def move(array: Any, device: str) -> Any:
     """The array itself where it is known to be on that device, else a copy there; waits for the device."""
-    number = int(device.partition(":")[2] or -1)
+    _, _, digits = device.partition(":")
+    number = int(digits) if digits else None
     if is_device_array(array):
-        if device != HOST and number in (-1, load("_device").adopt("array", array).device):
+        if device != HOST and number in (None, load("_device").adopt("array", array).device):
             return array
         array = load("_cuda.memory").to_host(array)  # from one CUDA device to another too
-    return array if device == HOST else load("_cuda.memory").to_device(array, None if number < 0 else number)
+    return array if device == HOST else load("_cuda.memory").to_device(array, number)
 
 
 def on_host(array: Any) -> Any:

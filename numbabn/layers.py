@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy.typing as npt
 
 from ._layer import Layer
-from ._layout import whole_axis
+from ._layout import integers
 from ._lazy_layer import LazyLayer
 
 _INTRO = """Batch normalization over {what}.
@@ -126,7 +126,7 @@ class BatchNorm(Layer):
         running_ddof: float = 1,
         axis: int | tuple[int, ...] = 1,
     ) -> None:
-        self.axis = whole_axis(axis)
+        self.axis = integers("axis", axis)
         super().__init__(
             num_features,  # type: ignore[arg-type]
             eps,

@@ -17,6 +17,7 @@ STRIP = 256  # elements whose squares are added before they go to float64, 8 in 
 ROWS = 128  # rows of a channels-last chunk
 LEAST = 8 * CHUNK  # elements of a part, so that there is something to sum for what it costs to merge
 PARTS = 64  # most parts that a channel, or all rows, are cut into
+MOST_SQUARES = 1.5  # times M2 that squares around a pivot may add up to: it is 0.7 standard deviations off then
 LOW, HIGH = 1e-30, 1e36  # M2 per element, and M2, that float32 squares hold with all digits
 
 merge = inner(_merge)

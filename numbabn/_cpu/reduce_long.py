@@ -8,7 +8,7 @@ import numpy as np
 
 from .._compile import inline, inner, linked
 from .ahead import planes_ahead, prefetch_two
-from .partition import CHUNK, STRIP, in_range, merge, part_range
+from .partition import CHUNK, MOST_SQUARES, STRIP, in_range, merge, part_range
 from .vectors import cast, fma, hsum, lanes, load, load_part, prefetch, rounded, splat
 
 PILOT = 128  # elements whose mean is a part's first pivot: a tenth of a standard deviation off
@@ -54,7 +54,7 @@ def chunk_of_sums(pivot, s, q, fourth, count, width):
     """
     m2 = q - s * (s / count)
     even = count <= 8.0 * width or width * fourth < 2.0 * q * q
-    sound = in_range(m2, count) and 1.5 * m2 > q and even
+    sound = in_range(m2, count) and MOST_SQUARES * m2 > q and even
     return pivot + s / count, 0.0 if m2 < 0.0 else m2, sound
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from .._compile import inner
 from .ahead import prefetch_rows, rows_ahead
 from .channels import wide_part
-from .partition import HIGH, LOW, ROWS
+from .partition import HIGH, LOW, MOST_SQUARES, ROWS
 from .vectors import (
     cast,
     cast_like,
@@ -154,7 +154,7 @@ def chunk_columns(x, k, stride, n_rows, n, pivot, s, q):
     2.5 times as long while they were taken again.
     """
     mean, m2 = moments_of_sums(pivot, s, q, n_rows)
-    left = m2 * 1.5 - q
+    left = MOST_SQUARES * m2 - q
     if within(left, n, LOW * n_rows, HIGH):
         return mean, m2
     differs = any_difference(x, k, stride, n_rows, n, pivot)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from .._compile import inner, linked
-from .partition import CHUNK, HIGH, LOW, STRIP, merge, n_parts, part_range, row
+from .partition import CHUNK, HIGH, LOW, MOST_SQUARES, STRIP, merge, n_parts, part_range, row
 from .reduce_long import chunk_of_sums, deviations, retaken_chunk, run_deviations, run_dots
 from .vectors import cast, fma, hsum, lanes, load, load_part, prefetch, rounded, splat, store, store_part, within
 
@@ -232,7 +232,7 @@ def add_chunk(x, start, stride, c_stride, width, n_inner, first, last, count, wi
         offset = s / n
         mean, m2 = load_part(wide, k, m, zero) + offset, q - s * offset
         even = n <= 8.0 * used or within(2.0 * q * q - float(used) * fourth, m, 0.0, np.inf)
-        if not (even and within(m2, m, LOW * n, HIGH) and within(1.5 * m2 - q, m, 0.0, HIGH)):
+        if not (even and within(m2, m, LOW * n, HIGH) and within(MOST_SQUARES * m2 - q, m, 0.0, HIGH)):
             for i in range(k, k + m):
                 s, q = wide[i + 4 * width], wide[i + 5 * width]
                 mean, m2, sound = chunk_of_sums(wide[i], s, q, wide[i + 6 * width], n, used)
